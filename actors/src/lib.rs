@@ -1,0 +1,3 @@
+//! The runtime: supervision, sessions, stages, pumps, the credit-controlled link. No SQL, no HTTP, no wire details.
+
+pub mod recorder;
