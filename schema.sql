@@ -3,6 +3,78 @@
 
 -- section 1: installation, replicas, changes
 -- section 2: people, agents, connections, credentials
+-- Rows are never deleted while a record may speak of them: deleting sets a time. Names are unique among what lives.
+create table users (
+    id            uuid primary key,
+    username      text not null,
+    email         text not null default '',
+    role          text not null check (role in ('admin', 'auditor', 'member')),
+    groups        text[] not null default '{}',
+    active        boolean not null default true,
+    password_hash text,                                   -- argon2id, PHC string; null: no local password
+    created_at    timestamptz not null default now(),
+    updated_at    timestamptz not null default now(),
+    deleted_at    timestamptz
+);
+create unique index users_username on users (username) where deleted_at is null;
+
+-- Bearer tokens of the API. Only the SHA-256 is kept.
+create table api_tokens (
+    sha256     bytea primary key check (octet_length(sha256) = 32),
+    user_id    uuid not null,
+    created_at timestamptz not null default now(),
+    expires_at timestamptz not null
+);
+create index api_tokens_expires_at on api_tokens (expires_at);
+
+create table agents (
+    id         uuid primary key,
+    name       text not null check (name ~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'),
+    token_id   uuid not null,                             -- named in the signed token, so that it can be revoked
+    created_at timestamptz not null default now(),
+    revoked_at timestamptz
+);
+create unique index agents_name on agents (name) where revoked_at is null;
+
+-- Every change of what people may reach is one numbered version and stays readable.
+create table policy_versions (
+    version  bigint generated always as identity primary key,
+    kind     text not null,
+    subject  text not null,
+    settings jsonb,                                       -- as it was from here on; null: deleted
+    at       timestamptz not null default now()
+);
+
+create table connections (
+    id               uuid primary key,
+    name             text not null check (name ~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'),
+    version          bigint not null,                     -- of policy_versions
+    settings         jsonb not null,                      -- everything but name and secret
+    secret_sealed    bytea,                               -- AES-256-GCM under the master key, named connection/<id>/secret
+    secret_reference text,                                -- env:… or file:…, resolved by the agent; no secret itself
+    created_at       timestamptz not null default now(),
+    updated_at       timestamptz not null default now(),
+    deleted_at       timestamptz,
+    check (secret_sealed is null or secret_reference is null)
+);
+create unique index connections_name on connections (name) where deleted_at is null;
+
+-- Native credentials: a look-up key and a verifier, never the password.
+create table credentials (
+    id            text primary key check (id ~ '^c[0-9a-hjkmnp-tv-z]{8}$'),
+    user_id       uuid not null,
+    connection_id uuid not null,
+    salt          bytea not null,
+    iterations    integer not null,
+    stored_key    bytea not null check (octet_length(stored_key) = 32),
+    server_key    bytea not null check (octet_length(server_key) = 32),
+    created_at    timestamptz not null default now(),
+    expires_at    timestamptz not null,
+    revoked_at    timestamptz
+);
+create index credentials_user on credentials (user_id, expires_at);
+create index credentials_expires_at on credentials (expires_at);
+
 -- section 3: evidence
 -- Written by AuditWriter alone. What a person typed or saw is only ever in chunks.stored, sealed.
 
