@@ -1,0 +1,221 @@
+//! Agents and the signed tokens that they prove themselves with.
+//!
+//! A token is `base64url(payload).base64url(signature)`: Ed25519 over a fixed context and the payload, which names the
+//! signing key, the installation, the agent and the token itself. Revoking an agent makes its token worthless at once.
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use subtle::ConstantTimeEq;
+use thiserror::Error;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::change::{Announce, Change, Witness, conflict, get};
+use crate::names::check_label;
+use crate::users::PAGE_MAX;
+use crate::{Store, StoreError};
+
+/// Longest token that is looked at.
+pub const TOKEN_MAX_BYTES: usize = 1024;
+/// What is signed begins with this, so that a signature of the same key means nothing else.
+const CONTEXT: &[u8] = b"hoop agent token v1\0";
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Agent {
+    pub id: Uuid,
+    pub name: String,
+    pub created_at: DateTime<Utc>,
+}
+
+/// A registered agent and its token, which is not kept: this is the only time it can be read.
+pub struct RegisteredAgent {
+    pub agent: Agent,
+    pub token: Zeroizing<String>,
+}
+
+/// Why an agent's token was not taken. Told to the agent, which holds the token anyway.
+#[derive(Debug, Error)]
+pub enum AgentAuthError {
+    #[error("the agent's token is malformed or not signed by this installation: check HOOP_KEY")]
+    Invalid,
+    #[error("the agent is revoked: register it again and give it the new HOOP_KEY")]
+    Revoked,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+#[derive(Debug, Serialize, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+struct Payload {
+    kid: String,
+    installation: Uuid,
+    agent: Uuid,
+    token: Uuid,
+}
+
+const AGENT_COLUMNS: &str = "id, name, created_at";
+
+impl Agent {
+    fn from_row(row: &Row) -> Result<Self, StoreError> {
+        Ok(Self { id: get(row, "id")?, name: get(row, "name")?, created_at: get(row, "created_at")? })
+    }
+}
+
+impl Store {
+    /// # Errors
+    /// `Invalid` (name), `Conflict` where an agent has the name, `Unrecorded`, or the store is away.
+    pub async fn register_agent(&self, name: &str, witness: &dyn Witness) -> Result<RegisteredAgent, StoreError> {
+        check_label("name", name)?;
+        let installation = self.installation();
+        let (id, token_id) = (Uuid::now_v7(), Uuid::new_v4());
+        let payload = Payload {
+            kid: installation.token_key.id.clone(),
+            installation: installation.id,
+            agent: id,
+            token: token_id,
+        };
+        let token = sign(&payload, |message| installation.token_key.sign(message))?;
+
+        let mut client = self.client().await?;
+        let change = Change::begin(&mut client, "registering an agent").await?;
+        let sql = format!("insert into agents (id, name, token_id) values ($1, $2, $3) returning {AGENT_COLUMNS}");
+        let row = change
+            .query_opt(&sql, &[(&id, Type::UUID), (&name, Type::TEXT), (&token_id, Type::UUID)])
+            .await
+            .map_err(|e| conflict(e, || format!("agent {name}")))?
+            .ok_or_else(|| unknown(name))?;
+        let agent = Agent::from_row(&row)?;
+        let after = json!({"id": id, "name": name, "token": token_id});
+        change.commit(witness, "agent.register", json!({"subject": name, "before": null, "after": after})).await?;
+        Ok(RegisteredAgent { agent, token })
+    }
+
+    /// The agent whose token this is.
+    ///
+    /// # Errors
+    /// `Invalid`, `Revoked`, or the store is away.
+    pub async fn authenticate_agent(&self, token: &str) -> Result<Agent, AgentAuthError> {
+        let installation = self.installation();
+        let payload = verify(token, &installation.token_key.id, installation.token_key.public())?;
+        if payload.installation != installation.id {
+            return Err(AgentAuthError::Invalid);
+        }
+        let sql = format!("select {AGENT_COLUMNS}, token_id from agents where id = $1 and revoked_at is null");
+        let row = self.read_opt("finding an agent", &sql, &[(&payload.agent, Type::UUID)]).await?;
+        let row = row.ok_or(AgentAuthError::Revoked)?;
+        let kept: Uuid = get(&row, "token_id")?;
+        if !bool::from(kept.as_bytes().ct_eq(payload.token.as_bytes())) {
+            return Err(AgentAuthError::Revoked);
+        }
+        Ok(Agent::from_row(&row)?)
+    }
+
+    /// Ends an agent's token; every replica hears of it and closes the agent's links.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unrecorded`, or the store is away.
+    pub async fn revoke_agent(&self, name: &str, witness: &dyn Witness) -> Result<Agent, StoreError> {
+        let mut client = self.client().await?;
+        let change = Change::begin(&mut client, "revoking an agent").await?;
+        let sql = format!(
+            "update agents set revoked_at = now() where name = $1 and revoked_at is null returning {AGENT_COLUMNS}"
+        );
+        let row = change.query_opt(&sql, &[(&name, Type::TEXT)]).await?.ok_or_else(|| unknown(name))?;
+        let agent = Agent::from_row(&row)?;
+        change.announce(Announce::AgentRevoked, &agent.id.to_string()).await?;
+        let before = json!({"id": agent.id, "name": name});
+        change.commit(witness, "agent.revoke", json!({"subject": name, "before": before, "after": null})).await?;
+        Ok(agent)
+    }
+
+    /// Agents by name, from after `after`; at most `limit` (capped at `PAGE_MAX`) and one more, which tells that there
+    /// is a next page.
+    ///
+    /// # Errors
+    /// Where the store is away.
+    pub async fn list_agents(&self, after: &str, limit: i64) -> Result<Vec<Agent>, StoreError> {
+        let limit = limit.clamp(1, PAGE_MAX).saturating_add(1);
+        let sql = format!(
+            "select {AGENT_COLUMNS} from agents where revoked_at is null and name > $1 order by name limit $2"
+        );
+        let rows = self.read("listing agents", &sql, &[(&after, Type::TEXT), (&limit, Type::INT8)]).await?;
+        rows.iter().map(Agent::from_row).collect()
+    }
+}
+
+/// The value of `HOOP_KEY`: where an agent dials, what it proves itself with, and whose certificate it takes.
+/// `link_address` is `host:port`, `pin` the hex SHA-256 of the public key of the installation's CA.
+#[must_use]
+pub fn hoop_key(agent: &str, token: &str, link_address: &str, pin: &str) -> Zeroizing<String> {
+    Zeroizing::new(format!("grpcs://{agent}:{token}@{link_address}?mode=standard&pin={pin}"))
+}
+
+fn unknown(name: &str) -> StoreError {
+    StoreError::NotFound { what: format!("agent {name}") }
+}
+
+fn sign(payload: &Payload, key: impl FnOnce(&[u8]) -> Vec<u8>) -> Result<Zeroizing<String>, StoreError> {
+    let json = serde_json::to_vec(payload).map_err(|e| StoreError::Setup(format!("an agent's token: {e}")))?;
+    let signature = key(&[CONTEXT, &json].concat());
+    Ok(Zeroizing::new(format!("{}.{}", URL_SAFE_NO_PAD.encode(json), URL_SAFE_NO_PAD.encode(signature))))
+}
+
+/// Nothing of the payload is believed before its signature is.
+fn verify(token: &str, key_id: &str, public_key: &[u8]) -> Result<Payload, AgentAuthError> {
+    if token.len() > TOKEN_MAX_BYTES {
+        return Err(AgentAuthError::Invalid);
+    }
+    let (payload, signature) = token.split_once('.').ok_or(AgentAuthError::Invalid)?;
+    let payload = URL_SAFE_NO_PAD.decode(payload).map_err(|_| AgentAuthError::Invalid)?;
+    let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| AgentAuthError::Invalid)?;
+    UnparsedPublicKey::new(&ED25519, public_key)
+        .verify(&[CONTEXT, &payload].concat(), &signature)
+        .map_err(|_| AgentAuthError::Invalid)?;
+    let payload: Payload = serde_json::from_slice(&payload).map_err(|_| AgentAuthError::Invalid)?;
+    if payload.kid == key_id { Ok(payload) } else { Err(AgentAuthError::Invalid) }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+
+    use super::*;
+
+    fn signed() -> (Payload, Zeroizing<String>, Ed25519KeyPair) {
+        let key = Ed25519KeyPair::generate().unwrap();
+        let id = Uuid::now_v7;
+        let payload = Payload { kid: "k1".into(), installation: id(), agent: id(), token: id() };
+        let token = sign(&payload, |m| key.sign(m).as_ref().to_vec()).unwrap();
+        (payload, token, key)
+    }
+
+    #[test]
+    fn a_token_is_read_back_with_its_key_only() {
+        let (payload, token, key) = signed();
+        assert!(token.len() < TOKEN_MAX_BYTES);
+        assert_eq!(verify(&token, "k1", key.public_key().as_ref()).unwrap(), payload);
+        let other = Ed25519KeyPair::generate().unwrap();
+        assert!(matches!(verify(&token, "k1", other.public_key().as_ref()), Err(AgentAuthError::Invalid)));
+        assert!(matches!(verify(&token, "k2", key.public_key().as_ref()), Err(AgentAuthError::Invalid)));
+    }
+
+    #[test]
+    fn a_changed_or_overlong_token_is_refused() {
+        let (_, token, key) = signed();
+        let public = key.public_key().as_ref().to_vec();
+        for at in 0..token.len() {
+            let mut bytes = token.as_bytes().to_vec();
+            bytes[at] = if bytes[at] == b'A' { b'B' } else { b'A' };
+            let changed = String::from_utf8(bytes).unwrap();
+            assert!(verify(&changed, "k1", &public).is_err(), "changed at {at}");
+        }
+        assert!(verify(&"a".repeat(TOKEN_MAX_BYTES + 1), "k1", &public).is_err());
+        assert!(verify("", "k1", &public).is_err());
+    }
+}

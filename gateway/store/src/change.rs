@@ -1,0 +1,133 @@
+//! One administrative change: a transaction that is announced to every replica, and recorded before it is committed.
+//!
+//! INVARIANT: nothing is committed that the witness has not recorded (fail closed). A record whose commit then fails
+//! speaks of an attempt; the next record shows the state that it did not change.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Object, Transaction};
+use futures_util::future::BoxFuture;
+use serde_json::Value;
+use tokio::sync::Semaphore;
+use tokio_postgres::Row;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{FromSqlOwned, ToSql, Type};
+
+use crate::{Store, StoreError};
+
+/// Changes of one process that may hold a pooled connection while they wait for their record.
+const CHANGES_AT_ONCE: usize = 2;
+/// Longest wait for a record, in milliseconds.
+const RECORD_TIMEOUT_MS: u64 = 10_000;
+
+static CHANGES: Semaphore = Semaphore::const_new(CHANGES_AT_ONCE);
+
+/// Keeps the record of administrative changes (who, what, before and after; never a secret).
+pub trait Witness: Sync {
+    /// Answers when the record is safe. `payload` is an object with `subject`, `before` and `after`.
+    fn record<'a>(&'a self, kind: &'static str, payload: Value) -> BoxFuture<'a, Result<(), String>>;
+}
+
+/// For the first start, before there is a record to write to, and for tests.
+#[derive(Debug, Clone, Copy)]
+pub struct Unrecorded;
+
+impl Witness for Unrecorded {
+    fn record<'a>(&'a self, _kind: &'static str, _payload: Value) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// What kind of change the others hear of (table `changes`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Announce {
+    SessionKilled,
+    CredentialRevoked,
+    AgentRevoked,
+    ConnectionChanged,
+}
+
+impl Announce {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::SessionKilled => "session_killed",
+            Self::CredentialRevoked => "credential_revoked",
+            Self::AgentRevoked => "agent_revoked",
+            Self::ConnectionChanged => "connection_changed",
+        }
+    }
+}
+
+pub(crate) type Params<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
+
+impl Store {
+    pub(crate) async fn client(&self) -> Result<Object, StoreError> {
+        self.pool().get().await.map_err(|e| StoreError::Away(e.to_string()))
+    }
+
+    /// A read of one statement, unnamed at the server, so that a pooler may stand between.
+    pub(crate) async fn read(&self, operation: &'static str, sql: &str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
+        self.client().await?.query_typed(sql, params).await.map_err(|source| StoreError::Query { operation, source })
+    }
+
+    pub(crate) async fn read_opt(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Option<Row>, StoreError> {
+        Ok(self.read(operation, sql, params).await?.into_iter().next())
+    }
+}
+
+/// An open change. Dropping it undoes it.
+pub(crate) struct Change<'c> {
+    tx: Transaction<'c>,
+    operation: &'static str,
+}
+
+impl<'c> Change<'c> {
+    pub(crate) async fn begin(client: &'c mut Object, operation: &'static str) -> Result<Self, StoreError> {
+        let tx = client.transaction().await.map_err(|source| StoreError::Query { operation, source })?;
+        Ok(Self { tx, operation })
+    }
+
+    pub(crate) async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
+        let operation = self.operation;
+        self.tx.query_typed(sql, params).await.map_err(|source| StoreError::Query { operation, source })
+    }
+
+    pub(crate) async fn query_opt(&self, sql: &str, params: Params<'_>) -> Result<Option<Row>, StoreError> {
+        Ok(self.query(sql, params).await?.into_iter().next())
+    }
+
+    pub(crate) async fn announce(&self, announce: Announce, subject: &str) -> Result<(), StoreError> {
+        crate::changes::publish(&self.tx, announce.as_str(), subject).await
+    }
+
+    /// Records, then commits.
+    pub(crate) async fn commit(self, witness: &dyn Witness, kind: &'static str, payload: Value) -> Result<(), StoreError> {
+        let operation = self.operation;
+        let _permit = CHANGES.acquire().await.map_err(|_| StoreError::Setup("the store is closing".into()))?;
+        tokio::time::timeout(Duration::from_millis(RECORD_TIMEOUT_MS), witness.record(kind, payload))
+            .await
+            .map_err(|_| StoreError::Unrecorded(format!("no answer within {RECORD_TIMEOUT_MS} ms")))?
+            .map_err(StoreError::Unrecorded)?;
+        self.tx.commit().await.map_err(|source| StoreError::Query { operation, source })
+    }
+}
+
+/// The unique index refused it: `what` exists already.
+pub(crate) fn conflict(error: StoreError, what: impl FnOnce() -> String) -> StoreError {
+    match error {
+        StoreError::Query { source, .. } if source.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+            StoreError::Conflict { what: what() }
+        }
+        other => other,
+    }
+}
+
+/// One column of a row.
+pub(crate) fn get<T: FromSqlOwned>(row: &Row, column: &'static str) -> Result<T, StoreError> {
+    row.try_get(column).map_err(|source| StoreError::Query { operation: column, source })
+}
