@@ -1,3 +1,5 @@
 //! The runtime: supervision, sessions, stages, pumps, the credit-controlled link. No SQL, no HTTP, no wire details.
 
+pub mod budget;
+pub mod mux;
 pub mod recorder;
