@@ -1,0 +1,11 @@
+//! The agent: dials out to the gateway, logs in to targets, carries bytes. It alone knows a target's secret, and after
+//! the login it looks at no byte any more.
+
+pub mod config;
+pub mod dial;
+pub mod key;
+pub mod net;
+pub mod pins;
+pub mod proxy;
+pub mod secrets;
+pub mod targets;

@@ -1,0 +1,5 @@
+//! Targets: which may be reached, how they are dialled and logged in to. One file per protocol.
+
+pub mod allow;
+pub mod stream;
+pub mod tls;
