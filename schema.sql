@@ -2,6 +2,67 @@
 -- recorded: a landed section never changes, it is followed by another.
 
 -- section 1: installation, replicas, changes
+
+-- One row. Keys are sealed with the master key, which is never in the database.
+create table installation (
+    single             boolean     primary key default true check (single),
+    id                 uuid        not null,
+    created_at         timestamptz not null default clock_timestamp(),
+    ca_cert_der        bytea       not null,
+    ca_key_sealed      bytea       not null,
+    audit_root_public  bytea       not null,
+    audit_root_sealed  bytea       not null,
+    token_key_id       text        not null,
+    token_key_sealed   bytea       not null,
+    mock_key_sealed    bytea       not null
+);
+
+-- One row for each incarnation of a gateway process. A replica is live while its lease runs and it was neither released
+-- nor given up as lost. Rows stay: records speak of them.
+create table replicas (
+    id           uuid        primary key,
+    incarnation  bigint      generated always as identity unique,
+    slot         integer     not null check (slot between 0 and 4095),
+    address      text        not null,
+    claimed_at   timestamptz not null default clock_timestamp(),
+    held_since   timestamptz not null default clock_timestamp(), -- no gap in the lease since then
+    lease_until  timestamptz not null,
+    released_at  timestamptz,
+    lost_at      timestamptz,
+    check (released_at is null or lost_at is null)
+);
+create index replicas_open on replicas (lease_until) where released_at is null and lost_at is null;
+create index replicas_slot on replicas (slot, lease_until);
+
+-- Which agents a live replica holds a link to.
+create table replica_links (
+    replica_id  uuid not null references replicas (id) on delete cascade,
+    agent_id    uuid not null,
+    primary key (replica_id, agent_id)
+);
+create index replica_links_agent on replica_links (agent_id);
+
+-- What changed, for every replica to read from its last number. A notification is only a hint.
+create table changes (
+    seq      bigint      generated always as identity primary key,
+    kind     text        not null,
+    subject  text        not null,
+    at       timestamptz not null default clock_timestamp()
+);
+
+-- Numbers become visible in their order: the lock is held until the transaction ends, so no reader sees n + 1 before n.
+create function publish_change(change_kind text, change_subject text) returns bigint
+language plpgsql as $$
+declare
+    number bigint;
+begin
+    perform pg_advisory_xact_lock(114827820269570); -- "hoop" in ASCII, then 2
+    insert into changes (kind, subject) values (change_kind, change_subject) returning seq into number;
+    perform pg_notify('hoop_changes', number::text);
+    return number;
+end
+$$;
+
 -- section 2: people, agents, connections, credentials
 -- Rows are never deleted while a record may speak of them: deleting sets a time. Names are unique among what lives.
 create table users (

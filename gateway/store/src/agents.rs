@@ -3,7 +3,7 @@
 //! A token is `base64url(payload).base64url(signature)`: Ed25519 over a fixed context and the payload, which names the
 //! signing key, the installation, the agent and the token itself. Revoking an agent makes its token worthless at once.
 
-use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use aws_lc_rs::signature::{ED25519, KeyPair, UnparsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
@@ -16,10 +16,10 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::change::{Announce, Change, Witness, conflict, get};
+use crate::change::{Change, Witness, conflict, get};
 use crate::names::check_label;
 use crate::users::PAGE_MAX;
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, changes};
 
 /// Longest token that is looked at.
 pub const TOKEN_MAX_BYTES: usize = 1024;
@@ -63,7 +63,11 @@ const AGENT_COLUMNS: &str = "id, name, created_at";
 
 impl Agent {
     fn from_row(row: &Row) -> Result<Self, StoreError> {
-        Ok(Self { id: get(row, "id")?, name: get(row, "name")?, created_at: get(row, "created_at")? })
+        Ok(Self {
+            id: get(row, "id")?,
+            name: get(row, "name")?,
+            created_at: get(row, "created_at")?,
+        })
     }
 }
 
@@ -80,10 +84,12 @@ impl Store {
             agent: id,
             token: token_id,
         };
-        let token = sign(&payload, |message| installation.token_key.sign(message))?;
+        let token = sign(&payload, |message| {
+            installation.token_key.pair.sign(message).as_ref().to_vec()
+        })?;
 
         let mut client = self.client().await?;
-        let change = Change::begin(&mut client, "registering an agent").await?;
+        let mut change = Change::begin(&mut client, "registering an agent").await?;
         let sql = format!("insert into agents (id, name, token_id) values ($1, $2, $3) returning {AGENT_COLUMNS}");
         let row = change
             .query_opt(&sql, &[(&id, Type::UUID), (&name, Type::TEXT), (&token_id, Type::UUID)])
@@ -92,7 +98,13 @@ impl Store {
             .ok_or_else(|| unknown(name))?;
         let agent = Agent::from_row(&row)?;
         let after = json!({"id": id, "name": name, "token": token_id});
-        change.commit(witness, "agent.register", json!({"subject": name, "before": null, "after": after})).await?;
+        change
+            .commit(
+                witness,
+                "agent.register",
+                json!({"subject": name, "before": null, "after": after}),
+            )
+            .await?;
         Ok(RegisteredAgent { agent, token })
     }
 
@@ -102,12 +114,18 @@ impl Store {
     /// `Invalid`, `Revoked`, or the store is away.
     pub async fn authenticate_agent(&self, token: &str) -> Result<Agent, AgentAuthError> {
         let installation = self.installation();
-        let payload = verify(token, &installation.token_key.id, installation.token_key.public())?;
+        let payload = verify(
+            token,
+            &installation.token_key.id,
+            installation.token_key.pair.public_key().as_ref(),
+        )?;
         if payload.installation != installation.id {
             return Err(AgentAuthError::Invalid);
         }
         let sql = format!("select {AGENT_COLUMNS}, token_id from agents where id = $1 and revoked_at is null");
-        let row = self.read_opt("finding an agent", &sql, &[(&payload.agent, Type::UUID)]).await?;
+        let row = self
+            .read_opt("finding an agent", &sql, &[(&payload.agent, Type::UUID)])
+            .await?;
         let row = row.ok_or(AgentAuthError::Revoked)?;
         let kept: Uuid = get(&row, "token_id")?;
         if !bool::from(kept.as_bytes().ct_eq(payload.token.as_bytes())) {
@@ -122,15 +140,24 @@ impl Store {
     /// `NotFound`, `Unrecorded`, or the store is away.
     pub async fn revoke_agent(&self, name: &str, witness: &dyn Witness) -> Result<Agent, StoreError> {
         let mut client = self.client().await?;
-        let change = Change::begin(&mut client, "revoking an agent").await?;
+        let mut change = Change::begin(&mut client, "revoking an agent").await?;
         let sql = format!(
             "update agents set revoked_at = now() where name = $1 and revoked_at is null returning {AGENT_COLUMNS}"
         );
-        let row = change.query_opt(&sql, &[(&name, Type::TEXT)]).await?.ok_or_else(|| unknown(name))?;
+        let row = change
+            .query_opt(&sql, &[(&name, Type::TEXT)])
+            .await?
+            .ok_or_else(|| unknown(name))?;
         let agent = Agent::from_row(&row)?;
-        change.announce(Announce::AgentRevoked, &agent.id.to_string()).await?;
+        change.announce(changes::AGENT_REVOKED, &agent.id.to_string());
         let before = json!({"id": agent.id, "name": name});
-        change.commit(witness, "agent.revoke", json!({"subject": name, "before": before, "after": null})).await?;
+        change
+            .commit(
+                witness,
+                "agent.revoke",
+                json!({"subject": name, "before": before, "after": null}),
+            )
+            .await?;
         Ok(agent)
     }
 
@@ -141,10 +168,11 @@ impl Store {
     /// Where the store is away.
     pub async fn list_agents(&self, after: &str, limit: i64) -> Result<Vec<Agent>, StoreError> {
         let limit = limit.clamp(1, PAGE_MAX).saturating_add(1);
-        let sql = format!(
-            "select {AGENT_COLUMNS} from agents where revoked_at is null and name > $1 order by name limit $2"
-        );
-        let rows = self.read("listing agents", &sql, &[(&after, Type::TEXT), (&limit, Type::INT8)]).await?;
+        let sql =
+            format!("select {AGENT_COLUMNS} from agents where revoked_at is null and name > $1 order by name limit $2");
+        let rows = self
+            .read("listing agents", &sql, &[(&after, Type::TEXT), (&limit, Type::INT8)])
+            .await?;
         rows.iter().map(Agent::from_row).collect()
     }
 }
@@ -153,17 +181,25 @@ impl Store {
 /// `link_address` is `host:port`, `pin` the hex SHA-256 of the public key of the installation's CA.
 #[must_use]
 pub fn hoop_key(agent: &str, token: &str, link_address: &str, pin: &str) -> Zeroizing<String> {
-    Zeroizing::new(format!("grpcs://{agent}:{token}@{link_address}?mode=standard&pin={pin}"))
+    Zeroizing::new(format!(
+        "grpcs://{agent}:{token}@{link_address}?mode=standard&pin={pin}"
+    ))
 }
 
 fn unknown(name: &str) -> StoreError {
-    StoreError::NotFound { what: format!("agent {name}") }
+    StoreError::NotFound {
+        what: format!("agent {name}"),
+    }
 }
 
 fn sign(payload: &Payload, key: impl FnOnce(&[u8]) -> Vec<u8>) -> Result<Zeroizing<String>, StoreError> {
     let json = serde_json::to_vec(payload).map_err(|e| StoreError::Setup(format!("an agent's token: {e}")))?;
     let signature = key(&[CONTEXT, &json].concat());
-    Ok(Zeroizing::new(format!("{}.{}", URL_SAFE_NO_PAD.encode(json), URL_SAFE_NO_PAD.encode(signature))))
+    Ok(Zeroizing::new(format!(
+        "{}.{}",
+        URL_SAFE_NO_PAD.encode(json),
+        URL_SAFE_NO_PAD.encode(signature)
+    )))
 }
 
 /// Nothing of the payload is believed before its signature is.
@@ -178,19 +214,28 @@ fn verify(token: &str, key_id: &str, public_key: &[u8]) -> Result<Payload, Agent
         .verify(&[CONTEXT, &payload].concat(), &signature)
         .map_err(|_| AgentAuthError::Invalid)?;
     let payload: Payload = serde_json::from_slice(&payload).map_err(|_| AgentAuthError::Invalid)?;
-    if payload.kid == key_id { Ok(payload) } else { Err(AgentAuthError::Invalid) }
+    if payload.kid == key_id {
+        Ok(payload)
+    } else {
+        Err(AgentAuthError::Invalid)
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+    use aws_lc_rs::signature::Ed25519KeyPair;
 
     use super::*;
 
     fn signed() -> (Payload, Zeroizing<String>, Ed25519KeyPair) {
         let key = Ed25519KeyPair::generate().unwrap();
         let id = Uuid::now_v7;
-        let payload = Payload { kid: "k1".into(), installation: id(), agent: id(), token: id() };
+        let payload = Payload {
+            kid: "k1".into(),
+            installation: id(),
+            agent: id(),
+            token: id(),
+        };
         let token = sign(&payload, |m| key.sign(m).as_ref().to_vec()).unwrap();
         (payload, token, key)
     }
@@ -201,8 +246,14 @@ mod tests {
         assert!(token.len() < TOKEN_MAX_BYTES);
         assert_eq!(verify(&token, "k1", key.public_key().as_ref()).unwrap(), payload);
         let other = Ed25519KeyPair::generate().unwrap();
-        assert!(matches!(verify(&token, "k1", other.public_key().as_ref()), Err(AgentAuthError::Invalid)));
-        assert!(matches!(verify(&token, "k2", key.public_key().as_ref()), Err(AgentAuthError::Invalid)));
+        assert!(matches!(
+            verify(&token, "k1", other.public_key().as_ref()),
+            Err(AgentAuthError::Invalid)
+        ));
+        assert!(matches!(
+            verify(&token, "k2", key.public_key().as_ref()),
+            Err(AgentAuthError::Invalid)
+        ));
     }
 
     #[test]

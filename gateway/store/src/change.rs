@@ -13,7 +13,7 @@ use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{FromSqlOwned, ToSql, Type};
 
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, changes};
 
 /// Changes of one process that may hold a pooled connection while they wait for their record.
 const CHANGES_AT_ONCE: usize = 2;
@@ -38,36 +38,21 @@ impl Witness for Unrecorded {
     }
 }
 
-/// What kind of change the others hear of (table `changes`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Announce {
-    SessionKilled,
-    CredentialRevoked,
-    AgentRevoked,
-    ConnectionChanged,
-}
-
-impl Announce {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::SessionKilled => "session_killed",
-            Self::CredentialRevoked => "credential_revoked",
-            Self::AgentRevoked => "agent_revoked",
-            Self::ConnectionChanged => "connection_changed",
-        }
-    }
-}
-
 pub(crate) type Params<'a> = &'a [(&'a (dyn ToSql + Sync), Type)];
 
 impl Store {
-    pub(crate) async fn client(&self) -> Result<Object, StoreError> {
-        self.pool().get().await.map_err(|e| StoreError::Away(e.to_string()))
-    }
-
     /// A read of one statement, unnamed at the server, so that a pooler may stand between.
-    pub(crate) async fn read(&self, operation: &'static str, sql: &str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
-        self.client().await?.query_typed(sql, params).await.map_err(|source| StoreError::Query { operation, source })
+    pub(crate) async fn read(
+        &self,
+        operation: &'static str,
+        sql: &str,
+        params: Params<'_>,
+    ) -> Result<Vec<Row>, StoreError> {
+        self.client()
+            .await?
+            .query_typed(sql, params)
+            .await
+            .map_err(StoreError::query(operation))
     }
 
     pub(crate) async fn read_opt(
@@ -84,36 +69,55 @@ impl Store {
 pub(crate) struct Change<'c> {
     tx: Transaction<'c>,
     operation: &'static str,
+    announcements: Vec<(&'static str, String)>,
 }
 
 impl<'c> Change<'c> {
     pub(crate) async fn begin(client: &'c mut Object, operation: &'static str) -> Result<Self, StoreError> {
-        let tx = client.transaction().await.map_err(|source| StoreError::Query { operation, source })?;
-        Ok(Self { tx, operation })
+        let tx = client.transaction().await.map_err(StoreError::query(operation))?;
+        Ok(Self {
+            tx,
+            operation,
+            announcements: Vec::new(),
+        })
     }
 
     pub(crate) async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, StoreError> {
-        let operation = self.operation;
-        self.tx.query_typed(sql, params).await.map_err(|source| StoreError::Query { operation, source })
+        self.tx
+            .query_typed(sql, params)
+            .await
+            .map_err(StoreError::query(self.operation))
     }
 
     pub(crate) async fn query_opt(&self, sql: &str, params: Params<'_>) -> Result<Option<Row>, StoreError> {
         Ok(self.query(sql, params).await?.into_iter().next())
     }
 
-    pub(crate) async fn announce(&self, announce: Announce, subject: &str) -> Result<(), StoreError> {
-        crate::changes::publish(&self.tx, announce.as_str(), subject).await
+    /// Tells every replica, of `kind` (constants of `changes`), once the change is committed.
+    pub(crate) fn announce(&mut self, kind: &'static str, subject: impl Into<String>) {
+        self.announcements.push((kind, subject.into()));
     }
 
-    /// Records, then commits.
-    pub(crate) async fn commit(self, witness: &dyn Witness, kind: &'static str, payload: Value) -> Result<(), StoreError> {
+    /// Records, announces (publishing transactions wait for each other, so it comes last), commits.
+    pub(crate) async fn commit(
+        self,
+        witness: &dyn Witness,
+        kind: &'static str,
+        payload: Value,
+    ) -> Result<(), StoreError> {
         let operation = self.operation;
-        let _permit = CHANGES.acquire().await.map_err(|_| StoreError::Setup("the store is closing".into()))?;
+        let _permit = CHANGES
+            .acquire()
+            .await
+            .map_err(|_| StoreError::Setup("the store is closing".into()))?;
         tokio::time::timeout(Duration::from_millis(RECORD_TIMEOUT_MS), witness.record(kind, payload))
             .await
             .map_err(|_| StoreError::Unrecorded(format!("no answer within {RECORD_TIMEOUT_MS} ms")))?
             .map_err(StoreError::Unrecorded)?;
-        self.tx.commit().await.map_err(|source| StoreError::Query { operation, source })
+        for (kind, subject) in &self.announcements {
+            changes::publish(&*self.tx, kind, subject).await?;
+        }
+        self.tx.commit().await.map_err(StoreError::query(operation))
     }
 }
 
@@ -129,5 +133,5 @@ pub(crate) fn conflict(error: StoreError, what: impl FnOnce() -> String) -> Stor
 
 /// One column of a row.
 pub(crate) fn get<T: FromSqlOwned>(row: &Row, column: &'static str) -> Result<T, StoreError> {
-    row.try_get(column).map_err(|source| StoreError::Query { operation: column, source })
+    row.try_get(column).map_err(StoreError::query(column))
 }

@@ -11,13 +11,13 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::change::{Announce, Change, Witness, conflict, get};
+use crate::change::{Change, Witness, conflict, get};
 use crate::names::check_label;
+use crate::names::invalid;
 pub use crate::settings::{AuditMode, Record, Settings, TargetTls};
 use crate::settings::{SECRET_MAX_BYTES, check_reference};
-use crate::names::invalid;
 use crate::users::{PAGE_MAX, Role, User};
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, changes};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Connection {
@@ -80,7 +80,10 @@ pub(crate) const CONNECTION_COLUMNS: &str = "c.id as c_id, c.name as c_name, c.v
 
 impl Connection {
     pub(crate) fn from_row(row: &Row) -> Result<Self, StoreError> {
-        let secret = match (get::<bool>(row, "c_sealed")?, get::<Option<String>>(row, "c_reference")?) {
+        let secret = match (
+            get::<bool>(row, "c_sealed")?,
+            get::<Option<String>>(row, "c_reference")?,
+        ) {
             (true, _) => SecretKind::Value,
             (false, Some(reference)) => SecretKind::Reference(reference),
             (false, None) => SecretKind::None,
@@ -141,7 +144,7 @@ impl Store {
         let (sealed, reference) = self.kept(id, secret)?;
 
         let mut client = self.client().await?;
-        let change = Change::begin(&mut client, "creating a connection").await?;
+        let mut change = Change::begin(&mut client, "creating a connection").await?;
         check_agent(&change, &settings.agent).await?;
         let (version, stored) = new_version(&change, "create", name, Some(&settings)).await?;
         let sql = format!(
@@ -164,7 +167,7 @@ impl Store {
             .map_err(|e| conflict(e, || format!("connection {name}")))?
             .ok_or_else(|| unknown(name))?;
         let connection = Connection::from_row(&row)?;
-        change.announce(Announce::ConnectionChanged, name).await?;
+        change.announce(changes::CONNECTION_CHANGED, name);
         let payload = json!({"subject": name, "before": null, "after": connection.described()});
         change.commit(witness, "connection.create", payload).await?;
         Ok(connection)
@@ -184,7 +187,7 @@ impl Store {
     ) -> Result<Connection, StoreError> {
         settings.check()?;
         let mut client = self.client().await?;
-        let change = Change::begin(&mut client, "updating a connection").await?;
+        let mut change = Change::begin(&mut client, "updating a connection").await?;
         let before = locked(&change, name).await?;
         check_version(&before, if_version)?;
         if settings.agent != before.agent {
@@ -218,7 +221,7 @@ impl Store {
             .await?
             .ok_or_else(|| unknown(name))?;
         let after = Connection::from_row(&row)?;
-        change.announce(Announce::ConnectionChanged, name).await?;
+        change.announce(changes::CONNECTION_CHANGED, name);
         let payload = json!({
             "subject": name, "before": before.described(), "after": after.described(), "secret_replaced": !keep,
         });
@@ -237,7 +240,7 @@ impl Store {
         witness: &dyn Witness,
     ) -> Result<(), StoreError> {
         let mut client = self.client().await?;
-        let change = Change::begin(&mut client, "deleting a connection").await?;
+        let mut change = Change::begin(&mut client, "deleting a connection").await?;
         let before = locked(&change, name).await?;
         check_version(&before, if_version)?;
         let (version, _) = new_version(&change, "delete", name, None).await?;
@@ -248,7 +251,7 @@ impl Store {
                 &[(&before.id, Type::UUID), (&version, Type::INT8)],
             )
             .await?;
-        change.announce(Announce::ConnectionChanged, name).await?;
+        change.announce(changes::CONNECTION_CHANGED, name);
         let payload = json!({"subject": name, "before": before.described(), "after": null});
         change.commit(witness, "connection.delete", payload).await
     }
@@ -257,7 +260,9 @@ impl Store {
     /// Where the store is away.
     pub async fn find_connection(&self, name: &str) -> Result<Option<Connection>, StoreError> {
         let sql = format!("select {CONNECTION_COLUMNS} from connections c where name = $1 and deleted_at is null");
-        let row = self.read_opt("finding a connection", &sql, &[(&name, Type::TEXT)]).await?;
+        let row = self
+            .read_opt("finding a connection", &sql, &[(&name, Type::TEXT)])
+            .await?;
         row.as_ref().map(Connection::from_row).transpose()
     }
 
@@ -272,7 +277,13 @@ impl Store {
             "select {CONNECTION_COLUMNS} from connections c where deleted_at is null and name > $1 \
              order by name limit $2"
         );
-        let rows = self.read("listing connections", &sql, &[(&after, Type::TEXT), (&limit, Type::INT8)]).await?;
+        let rows = self
+            .read(
+                "listing connections",
+                &sql,
+                &[(&after, Type::TEXT), (&limit, Type::INT8)],
+            )
+            .await?;
         rows.iter().map(Connection::from_row).collect()
     }
 
@@ -312,10 +323,16 @@ impl Store {
             }
             Some(Secret::Value(value)) => {
                 if value.is_empty() || value.len() > SECRET_MAX_BYTES || value.contains('\0') {
-                    return Err(invalid("secret", format!("must be 1 to {SECRET_MAX_BYTES} bytes without a zero byte")));
+                    return Err(invalid(
+                        "secret",
+                        format!("must be 1 to {SECRET_MAX_BYTES} bytes without a zero byte"),
+                    ));
                 }
                 let sealed = self.master().seal(&aad(id), value.as_bytes());
-                Ok((Some(sealed.map_err(|e| StoreError::Setup(format!("sealing a secret: {e}")))?), None))
+                Ok((
+                    Some(sealed.map_err(|e| StoreError::Setup(format!("sealing a secret: {e}")))?),
+                    None,
+                ))
             }
         }
     }
@@ -326,14 +343,17 @@ fn aad(id: Uuid) -> String {
 }
 
 fn unknown(name: &str) -> StoreError {
-    StoreError::NotFound { what: format!("connection {name}") }
+    StoreError::NotFound {
+        what: format!("connection {name}"),
+    }
 }
 
 fn check_version(connection: &Connection, wanted: Option<i64>) -> Result<(), StoreError> {
     match wanted {
-        Some(version) if version != connection.version => {
-            Err(StoreError::Stale { what: format!("connection {}", connection.name), version: connection.version })
-        }
+        Some(version) if version != connection.version => Err(StoreError::Stale {
+            what: format!("connection {}", connection.name),
+            version: connection.version,
+        }),
         _ => Ok(()),
     }
 }
@@ -341,7 +361,10 @@ fn check_version(connection: &Connection, wanted: Option<i64>) -> Result<(), Sto
 async fn locked(change: &Change<'_>, name: &str) -> Result<Connection, StoreError> {
     let sql =
         format!("select {CONNECTION_COLUMNS} from connections c where name = $1 and deleted_at is null for update");
-    let row = change.query_opt(&sql, &[(&name, Type::TEXT)]).await?.ok_or_else(|| unknown(name))?;
+    let row = change
+        .query_opt(&sql, &[(&name, Type::TEXT)])
+        .await?
+        .ok_or_else(|| unknown(name))?;
     Connection::from_row(&row)
 }
 
@@ -349,7 +372,10 @@ async fn check_agent(change: &Change<'_>, agent: &str) -> Result<(), StoreError>
     let sql = "select 1 from agents where name = $1 and revoked_at is null";
     match change.query_opt(sql, &[(&agent, Type::TEXT)]).await? {
         Some(_) => Ok(()),
-        None => Err(invalid("agent", format!("there is no agent {agent}: register it first"))),
+        None => Err(invalid(
+            "agent",
+            format!("there is no agent {agent}: register it first"),
+        )),
     }
 }
 

@@ -10,12 +10,12 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::change::{Announce, Change, Witness, conflict, get};
+use crate::change::{Change, Witness, conflict, get};
 use crate::connections::{CONNECTION_COLUMNS, Connection};
 use crate::names::invalid;
 use crate::random;
 use crate::users::{PAGE_MAX, USER_COLUMNS, User};
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, changes};
 
 /// How long a credential is valid where nothing is said, in seconds.
 pub const TTL_DEFAULT_S: u64 = 8 * 3600;
@@ -132,7 +132,10 @@ impl Store {
         witness: &dyn Witness,
     ) -> Result<MadeCredential, StoreError> {
         if !(TTL_MIN_S..=TTL_MAX_S).contains(&ttl_s) {
-            return Err(invalid("ttl_seconds", format!("must be {TTL_MIN_S} to {TTL_MAX_S} seconds (48 hours)")));
+            return Err(invalid(
+                "ttl_seconds",
+                format!("must be {TTL_MIN_S} to {TTL_MAX_S} seconds (48 hours)"),
+            ));
         }
         let password = random::base32::<PASSWORD_CHARS>()?;
         let verifier = verifier(password.clone()).await?;
@@ -140,7 +143,10 @@ impl Store {
         loop {
             tries += 1;
             let id = format!("c{}", *random::base32::<ID_RANDOM_CHARS>()?);
-            match self.keep_credential(&id, user, connection, ttl_s, &verifier, witness).await {
+            match self
+                .keep_credential(&id, user, connection, ttl_s, &verifier, witness)
+                .await
+            {
                 Ok(credential) => return Ok(MadeCredential { credential, password }),
                 Err(StoreError::Conflict { .. }) if tries < ID_TRIES => {}
                 Err(e) => return Err(e),
@@ -160,7 +166,7 @@ impl Store {
         let iterations = i32::try_from(verifier.iterations).unwrap_or(i32::MAX);
         let ttl = i64::try_from(ttl_s).unwrap_or(i64::MAX);
         let mut client = self.client().await?;
-        let change = Change::begin(&mut client, "making a credential").await?;
+        let mut change = Change::begin(&mut client, "making a credential").await?;
         change
             .query(
                 "delete from credentials where expires_at < now() - $1 * interval '1 day'",
@@ -191,12 +197,20 @@ impl Store {
             )
             .await
             .map_err(|e| conflict(e, || format!("credential {id}")))?
-            .ok_or_else(|| StoreError::NotFound { what: format!("connection {} or its user", connection.name) })?;
+            .ok_or_else(|| StoreError::NotFound {
+                what: format!("connection {} or its user", connection.name),
+            })?;
         let credential = Credential::from_row(&row)?;
         let after = json!({
             "id": id, "user": user.username, "connection": connection.name, "expires_at": credential.expires_at,
         });
-        change.commit(witness, "credential.make", json!({"subject": id, "before": null, "after": after})).await?;
+        change
+            .commit(
+                witness,
+                "credential.make",
+                json!({"subject": id, "before": null, "after": after}),
+            )
+            .await?;
         Ok(credential)
     }
 
@@ -217,7 +231,9 @@ impl Store {
         );
         let params: &[(&(dyn tokio_postgres::types::ToSql + Sync), Type)] =
             &[(&id, Type::TEXT), (&KEPT_DAYS, Type::INT4)];
-        let Some(row) = self.read_opt("finding a credential", &sql, params).await? else { return Ok(None) };
+        let Some(row) = self.read_opt("finding a credential", &sql, params).await? else {
+            return Ok(None);
+        };
         let iterations: i32 = get(&row, "k_iterations")?;
         Ok(Some(CredentialRecord {
             id: get(&row, "k_id")?,
@@ -241,7 +257,9 @@ impl Store {
     /// Where the store is away.
     pub async fn find_credential(&self, id: &str) -> Result<Option<Credential>, StoreError> {
         let sql = format!("select {CREDENTIAL_COLUMNS}, {STATE} from {CREDENTIAL_TABLES} where k.id = $1");
-        let row = self.read_opt("finding a credential", &sql, &[(&id, Type::TEXT)]).await?;
+        let row = self
+            .read_opt("finding a credential", &sql, &[(&id, Type::TEXT)])
+            .await?;
         row.as_ref().map(Credential::from_row).transpose()
     }
 
@@ -263,7 +281,11 @@ impl Store {
         );
         let params: &[(&(dyn tokio_postgres::types::ToSql + Sync), Type)] =
             &[(&user, Type::UUID), (&after, Type::TEXT), (&limit, Type::INT8)];
-        self.read("listing credentials", &sql, params).await?.iter().map(Credential::from_row).collect()
+        self.read("listing credentials", &sql, params)
+            .await?
+            .iter()
+            .map(Credential::from_row)
+            .collect()
     }
 
     /// Ends a credential; every replica hears of it and ends its sessions. One that is revoked already stays so.
@@ -272,14 +294,17 @@ impl Store {
     /// `NotFound`, `Unrecorded`, or the store is away.
     pub async fn revoke_credential(&self, id: &str, witness: &dyn Witness) -> Result<(), StoreError> {
         let mut client = self.client().await?;
-        let change = Change::begin(&mut client, "revoking a credential").await?;
-        let sql = format!("select {CREDENTIAL_COLUMNS}, {STATE} from {CREDENTIAL_TABLES} where k.id = $1 for update of k");
+        let mut change = Change::begin(&mut client, "revoking a credential").await?;
+        let sql =
+            format!("select {CREDENTIAL_COLUMNS}, {STATE} from {CREDENTIAL_TABLES} where k.id = $1 for update of k");
         let row = change.query_opt(&sql, &[(&id, Type::TEXT)]).await?;
-        let row = row.ok_or_else(|| StoreError::NotFound { what: format!("credential {id}") })?;
+        let row = row.ok_or_else(|| StoreError::NotFound {
+            what: format!("credential {id}"),
+        })?;
         let before = Credential::from_row(&row)?;
         let sql = "update credentials set revoked_at = coalesce(revoked_at, now()) where id = $1";
         change.query(sql, &[(&id, Type::TEXT)]).await?;
-        change.announce(Announce::CredentialRevoked, id).await?;
+        change.announce(changes::CREDENTIAL_REVOKED, id);
         let payload = json!({
             "subject": id,
             "before": {
@@ -301,5 +326,7 @@ async fn verifier(password: Zeroizing<String>) -> Result<Verifier, StoreError> {
 }
 
 fn key(bytes: Vec<u8>) -> Result<[u8; SHA256_OUTPUT_LEN], StoreError> {
-    bytes.try_into().map_err(|_| StoreError::Setup("a credential's key has another length".into()))
+    bytes
+        .try_into()
+        .map_err(|_| StoreError::Setup("a credential's key has another length".into()))
 }

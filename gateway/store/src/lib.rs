@@ -2,45 +2,49 @@
 //!
 //! It must not hold session bytes or evidence: those go through the journal (`hoop-evidence`).
 
+pub mod agents;
+pub mod ca;
+pub mod change;
+pub mod changes;
+pub mod clock;
+pub mod connections;
+pub mod credentials;
+pub mod database_url;
+pub mod embedded;
+pub mod installation;
+pub mod migrate;
+pub mod names;
+pub mod pool;
+mod random;
+pub mod replicas;
 pub mod seal;
+pub mod sessions;
+pub mod settings;
+pub mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+mod tls;
+pub mod tokens;
+pub mod users;
 
-use deadpool_postgres::Pool;
 use thiserror::Error;
 
-use crate::seal::MasterKey;
-
-/// A connection to the installation's database. Cheap to clone; every clone shares the pool.
-#[derive(Clone)]
-pub struct Store {
-    pool: Pool,
-    master: MasterKey,
-}
-
-impl Store {
-    /// A store over an existing pool whose schema is already applied.
-    #[must_use]
-    pub const fn from_pool(pool: Pool, master: MasterKey) -> Self {
-        Self { pool, master }
-    }
-
-    #[must_use]
-    pub const fn pool(&self) -> &Pool {
-        &self.pool
-    }
-
-    #[must_use]
-    pub const fn master(&self) -> &MasterKey {
-        &self.master
-    }
-}
+pub use crate::database_url::DatabaseUrl;
+pub use crate::embedded::Embedded;
+pub use crate::installation::Installation;
+pub use crate::store::{Store, StoreConfig};
 
 /// What can go wrong between the gateway and its store.
 #[derive(Debug, Error)]
 pub enum StoreError {
+    /// The server is not there (now). Fail closed, try again later.
     #[error("the store is away: {0}")]
     Away(String),
     #[error("the store refused {operation}")]
-    Query { operation: &'static str, source: tokio_postgres::Error },
+    Query {
+        operation: &'static str,
+        source: tokio_postgres::Error,
+    },
     #[error("{what} does not exist")]
     NotFound { what: String },
     #[error("{what} exists already")]
@@ -49,6 +53,36 @@ pub enum StoreError {
     Invalid { field: &'static str, problem: String },
     #[error("cannot open a sealed value of {what}: is this the installation's master key?")]
     Sealed { what: &'static str },
+    #[error(transparent)]
+    Schema(#[from] migrate::SchemaError),
+    #[error("{what} was changed in between: it is version {version} now")]
+    Stale { what: String, version: i64 },
+    /// Nothing was changed (fail closed).
+    #[error("the change was not made, for it cannot be recorded: {0}")]
+    Unrecorded(String),
     #[error("{0}")]
     Setup(String),
+}
+
+impl StoreError {
+    /// Turns a PostgreSQL error of `operation` into `Away` (connection lost, server shutting down or out of
+    /// connections) or `Query`: `….map_err(StoreError::query("list users"))`.
+    pub fn query(operation: &'static str) -> impl Fn(tokio_postgres::Error) -> Self + Copy {
+        move |source| {
+            if pool::means_away(&source) {
+                Self::Away(pool::told(&source))
+            } else {
+                Self::Query { operation, source }
+            }
+        }
+    }
+
+    /// An error while connecting: `Setup` where the server answered and refused us, `Away` otherwise.
+    pub(crate) fn connect(source: tokio_postgres::Error) -> Self {
+        if pool::means_away(&source) {
+            Self::Away(pool::told(&source))
+        } else {
+            Self::Setup(format!("the store refused the log-in: {}", pool::told(&source)))
+        }
+    }
 }

@@ -12,7 +12,9 @@ pub const USERNAME_MAX_BYTES: usize = 128;
 /// # Errors
 /// `StoreError::Invalid` naming `field`.
 pub fn check_label(field: &'static str, name: &str) -> Result<(), StoreError> {
-    let characters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    let characters = name
+        .bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     if name.is_empty() || name.len() > LABEL_MAX_BYTES || !characters || name.starts_with('-') || name.ends_with('-') {
         return Err(invalid(
             field,
@@ -28,15 +30,23 @@ pub fn check_label(field: &'static str, name: &str) -> Result<(), StoreError> {
 /// `StoreError::Invalid` where it is empty, too long, or has characters outside `[a-z0-9._@+-]`.
 pub fn username(name: &str) -> Result<String, StoreError> {
     let name = name.to_ascii_lowercase();
-    let characters = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._@+-".contains(&b));
+    let characters = name
+        .bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._@+-".contains(&b));
     if name.is_empty() || name.len() > USERNAME_MAX_BYTES || !characters {
-        return Err(invalid("username", format!("must be 1 to {USERNAME_MAX_BYTES} of a-z, 0-9 and . _ @ + -")));
+        return Err(invalid(
+            "username",
+            format!("must be 1 to {USERNAME_MAX_BYTES} of a-z, 0-9 and . _ @ + -"),
+        ));
     }
     Ok(name)
 }
 
 pub(crate) fn invalid(field: &'static str, problem: impl Into<String>) -> StoreError {
-    StoreError::Invalid { field, problem: problem.into() }
+    StoreError::Invalid {
+        field,
+        problem: problem.into(),
+    }
 }
 
 #[cfg(test)]

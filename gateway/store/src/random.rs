@@ -17,8 +17,10 @@ pub(crate) fn bytes<const N: usize>() -> Result<[u8; N], StoreError> {
 /// `N` random characters, five bits each.
 pub(crate) fn base32<const N: usize>() -> Result<Zeroizing<String>, StoreError> {
     let mut random = bytes::<N>()?;
-    let text =
-        random.iter().map(|b| char::from(ALPHABET.get(usize::from(b & 31)).copied().unwrap_or(b'0'))).collect();
+    let text = random
+        .iter()
+        .map(|b| char::from(ALPHABET.get(usize::from(b & 31)).copied().unwrap_or(b'0')))
+        .collect();
     random.zeroize();
     Ok(Zeroizing::new(text))
 }

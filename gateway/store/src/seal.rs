@@ -64,7 +64,10 @@ impl AesKey {
         let (nonce, body) = sealed.split_at_checked(NONCE_LEN).ok_or(SealError)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| SealError)?;
         let mut body = body.to_vec();
-        let plain = self.0.open_in_place(nonce, Aad::from(aad), &mut body).map_err(|_| SealError)?;
+        let plain = self
+            .0
+            .open_in_place(nonce, Aad::from(aad), &mut body)
+            .map_err(|_| SealError)?;
         let plain_bytes = plain.len();
         body.truncate(plain_bytes);
         Ok(body)

@@ -6,9 +6,9 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::change::{Announce, Change, Params, Witness, get};
+use crate::change::{Change, Params, Witness, get};
 use crate::users::PAGE_MAX;
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, changes};
 
 /// One session's line in a list.
 #[derive(Debug, Clone, PartialEq)]
@@ -109,7 +109,11 @@ impl Store {
             (&after_id, Type::UUID),
             (&limit, Type::INT8),
         ];
-        self.read("listing sessions", &sql, params).await?.iter().map(SessionRow::from_row).collect()
+        self.read("listing sessions", &sql, params)
+            .await?
+            .iter()
+            .map(SessionRow::from_row)
+            .collect()
     }
 
     /// # Errors
@@ -127,9 +131,15 @@ impl Store {
     pub async fn announce_kill(&self, session: &SessionRow, witness: &dyn Witness) -> Result<(), StoreError> {
         let id = session.id.to_string();
         let mut client = self.client().await?;
-        let change = Change::begin(&mut client, "killing a session").await?;
-        change.announce(Announce::SessionKilled, &id).await?;
+        let mut change = Change::begin(&mut client, "killing a session").await?;
+        change.announce(changes::SESSION_KILLED, &id);
         let before = json!({"user": session.user, "connection": session.connection, "started_at": session.started_at});
-        change.commit(witness, "session.kill", json!({"subject": id, "before": before, "after": null})).await
+        change
+            .commit(
+                witness,
+                "session.kill",
+                json!({"subject": id, "before": before, "after": null}),
+            )
+            .await
     }
 }

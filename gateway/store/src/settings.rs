@@ -181,17 +181,26 @@ impl Settings {
         check_name("user", &self.user)?;
         check_name("default_database", &self.default_database)?;
         if self.databases.len() > DATABASES_MAX {
-            return Err(invalid("databases", format!("must be at most {DATABASES_MAX}; * allows every database")));
+            return Err(invalid(
+                "databases",
+                format!("must be at most {DATABASES_MAX}; * allows every database"),
+            ));
         }
         for database in &self.databases {
             check_name("databases", database)?;
         }
         self.check_tls()?;
         if self.max_sessions > SESSIONS_MAX {
-            return Err(invalid("max_sessions", format!("must be at most {SESSIONS_MAX}; 0 is no limit")));
+            return Err(invalid(
+                "max_sessions",
+                format!("must be at most {SESSIONS_MAX}; 0 is no limit"),
+            ));
         }
         if self.idle_timeout_s > IDLE_TIMEOUT_MAX_S {
-            return Err(invalid("idle_timeout_s", format!("must be at most {IDLE_TIMEOUT_MAX_S} seconds; 0 is none")));
+            return Err(invalid(
+                "idle_timeout_s",
+                format!("must be at most {IDLE_TIMEOUT_MAX_S} seconds; 0 is none"),
+            ));
         }
         check_text("description", &self.description, DESCRIPTION_MAX_BYTES)?;
         if self.tags.len() > TAGS_MAX {
@@ -222,7 +231,9 @@ impl Settings {
         use rustls::pki_types::pem::PemObject;
         let mut roots = rustls::RootCertStore::empty();
         for certificate in CertificateDer::pem_slice_iter(self.tls_ca_pem.as_bytes()) {
-            let added = certificate.map_err(|e| e.to_string()).and_then(|c| roots.add(c).map_err(|e| e.to_string()));
+            let added = certificate
+                .map_err(|e| e.to_string())
+                .and_then(|c| roots.add(c).map_err(|e| e.to_string()));
             added.map_err(|e| invalid("tls_ca_pem", format!("has a certificate that cannot be used: {e}")))?;
         }
         if roots.is_empty() {
@@ -240,32 +251,45 @@ fn check_host(field: &'static str, host: &str) -> Result<(), StoreError> {
     let labels = host.strip_suffix('.').unwrap_or(host).split('.').all(|label| {
         !label.is_empty()
             && label.len() <= 63
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
             && !label.starts_with('-')
     });
     if host.len() > HOST_MAX_BYTES || !labels {
-        return Err(invalid(field, "must be a host name or an IP address, without scheme, port or brackets"));
+        return Err(invalid(
+            field,
+            "must be a host name or an IP address, without scheme, port or brackets",
+        ));
     }
     Ok(())
 }
 
 fn check_name(field: &'static str, name: &str) -> Result<(), StoreError> {
     if name.is_empty() || name.len() > NAME_MAX_BYTES || name.chars().any(char::is_control) {
-        return Err(invalid(field, format!("must be 1 to {NAME_MAX_BYTES} bytes without control characters")));
+        return Err(invalid(
+            field,
+            format!("must be 1 to {NAME_MAX_BYTES} bytes without control characters"),
+        ));
     }
     Ok(())
 }
 
 fn check_text(field: &'static str, text: &str, max_bytes: usize) -> Result<(), StoreError> {
     if text.len() > max_bytes || text.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
-        return Err(invalid(field, format!("must be at most {max_bytes} bytes without control characters")));
+        return Err(invalid(
+            field,
+            format!("must be at most {max_bytes} bytes without control characters"),
+        ));
     }
     Ok(())
 }
 
 /// `env:NAME` or `file:PATH`; which of them an agent resolves is the agent's own to say.
 pub(crate) fn check_reference(reference: &str) -> Result<(), StoreError> {
-    let name = reference.strip_prefix("env:").or_else(|| reference.strip_prefix("file:"));
+    let name = reference
+        .strip_prefix("env:")
+        .or_else(|| reference.strip_prefix("file:"));
     let good = name.is_some_and(|n| !n.is_empty() && !n.chars().any(|c| c.is_control() || c.is_whitespace()));
     if !good || reference.len() > REFERENCE_MAX_BYTES {
         return Err(invalid(
@@ -281,7 +305,12 @@ mod tests {
     use super::*;
 
     fn good() -> Settings {
-        Settings { agent: "default".into(), host: "db.internal".into(), user: "app".into(), ..Settings::default() }
+        Settings {
+            agent: "default".into(),
+            host: "db.internal".into(),
+            user: "app".into(),
+            ..Settings::default()
+        }
     }
 
     fn refused(change: impl FnOnce(&mut Settings)) -> &'static str {

@@ -47,11 +47,18 @@ impl Store {
                 "with expired as (delete from api_tokens where expires_at < now()) \
                  insert into api_tokens (sha256, user_id, expires_at) \
                  values ($1, $2, now() + $3 * interval '1 second') returning expires_at",
-                &[(&sha256.as_ref(), Type::BYTEA), (&user, Type::UUID), (&seconds, Type::INT8)],
+                &[
+                    (&sha256.as_ref(), Type::BYTEA),
+                    (&user, Type::UUID),
+                    (&seconds, Type::INT8),
+                ],
             )
             .await?;
         let row = row.ok_or_else(|| StoreError::Setup("the store kept no token".into()))?;
-        Ok(IssuedToken { token, expires_at: get(&row, "expires_at")? })
+        Ok(IssuedToken {
+            token,
+            expires_at: get(&row, "expires_at")?,
+        })
     }
 
     /// The active user whose valid token this is. The look-up is by the token's hash, so its time tells nothing.
@@ -67,7 +74,9 @@ impl Store {
             "select {USER_COLUMNS} from api_tokens t join users u on u.id = t.user_id \
              where t.sha256 = $1 and t.expires_at > now() and u.active and u.deleted_at is null"
         );
-        let row = self.read_opt("checking a token", &sql, &[(&sha256.as_ref(), Type::BYTEA)]).await?;
+        let row = self
+            .read_opt("checking a token", &sql, &[(&sha256.as_ref(), Type::BYTEA)])
+            .await?;
         row.as_ref().map(User::from_row).transpose()
     }
 
@@ -78,7 +87,8 @@ impl Store {
     pub async fn revoke_token(&self, token: &str) -> Result<(), StoreError> {
         let sha256 = digest(&SHA256, token.as_bytes());
         let sql = "delete from api_tokens where sha256 = $1";
-        self.read("revoking a token", sql, &[(&sha256.as_ref(), Type::BYTEA)]).await?;
+        self.read("revoking a token", sql, &[(&sha256.as_ref(), Type::BYTEA)])
+            .await?;
         Ok(())
     }
 }

@@ -108,7 +108,10 @@ impl Store {
         let username = names::username(username)?;
         check_new_password(password)?;
         if email.len() > EMAIL_MAX_BYTES || email.chars().any(char::is_control) {
-            return Err(invalid("email", format!("must be at most {EMAIL_MAX_BYTES} bytes without control characters")));
+            return Err(invalid(
+                "email",
+                format!("must be at most {EMAIL_MAX_BYTES} bytes without control characters"),
+            ));
         }
         let password = Zeroizing::new(password.as_bytes().to_vec());
         let hashed = blocking(move || hash(&password)).await??;
@@ -133,9 +136,19 @@ impl Store {
             )
             .await
             .map_err(|e| conflict(e, || format!("user {username}")))?;
-        let user = row.as_ref().map(User::from_row).transpose()?.ok_or_else(|| nobody(&username))?;
+        let user = row
+            .as_ref()
+            .map(User::from_row)
+            .transpose()?
+            .ok_or_else(|| nobody(&username))?;
         let after = json!({"id": id, "username": username, "email": email, "role": role});
-        change.commit(witness, "user.create", json!({"subject": username, "before": null, "after": after})).await?;
+        change
+            .commit(
+                witness,
+                "user.create",
+                json!({"subject": username, "before": null, "after": after}),
+            )
+            .await?;
         Ok(user)
     }
 
@@ -146,14 +159,19 @@ impl Store {
     /// `Away` where the store is, or where too many passwords are being checked.
     pub async fn check_password(&self, username: &str, password: &str) -> Result<Option<User>, StoreError> {
         let name = names::username(username).unwrap_or_default();
-        let sql = format!("select {USER_COLUMNS}, u.password_hash from users u where username = $1 and deleted_at is null");
+        let sql =
+            format!("select {USER_COLUMNS}, u.password_hash from users u where username = $1 and deleted_at is null");
         let row = self.read_opt("finding a user", &sql, &[(&name, Type::TEXT)]).await?;
         let (user, stored) = match &row {
             Some(row) => (Some(User::from_row(row)?), get::<Option<String>>(row, "password_hash")?),
             None => (None, None),
         };
         let bounded = password.len() <= PASSWORD_MAX_BYTES;
-        let password = Zeroizing::new(if bounded { password.as_bytes().to_vec() } else { Vec::new() });
+        let password = Zeroizing::new(if bounded {
+            password.as_bytes().to_vec()
+        } else {
+            Vec::new()
+        });
         let known = stored.is_some();
         let matches = blocking(move || {
             let stored = stored.or_else(|| NOBODY.clone()).unwrap_or_default();
@@ -168,7 +186,11 @@ impl Store {
     pub async fn find_user(&self, username: &str) -> Result<Option<User>, StoreError> {
         let name = names::username(username).unwrap_or_default();
         let sql = format!("select {USER_COLUMNS} from users u where username = $1 and deleted_at is null");
-        self.read_opt("finding a user", &sql, &[(&name, Type::TEXT)]).await?.as_ref().map(User::from_row).transpose()
+        self.read_opt("finding a user", &sql, &[(&name, Type::TEXT)])
+            .await?
+            .as_ref()
+            .map(User::from_row)
+            .transpose()
     }
 
     /// Users by name, from after `after`; at most `limit` (capped at `PAGE_MAX`) and one more, which tells that there
@@ -181,7 +203,9 @@ impl Store {
         let sql = format!(
             "select {USER_COLUMNS} from users u where deleted_at is null and username > $1 order by username limit $2"
         );
-        let rows = self.read("listing users", &sql, &[(&after, Type::TEXT), (&limit, Type::INT8)]).await?;
+        let rows = self
+            .read("listing users", &sql, &[(&after, Type::TEXT), (&limit, Type::INT8)])
+            .await?;
         rows.iter().map(User::from_row).collect()
     }
 }
@@ -197,12 +221,16 @@ fn check_new_password(password: &str) -> Result<(), StoreError> {
 }
 
 fn nobody(username: &str) -> StoreError {
-    StoreError::NotFound { what: format!("user {username}") }
+    StoreError::NotFound {
+        what: format!("user {username}"),
+    }
 }
 
 fn hash(password: &[u8]) -> Result<String, StoreError> {
     let hashed = Argon2::default().hash_password(password);
-    Ok(hashed.map_err(|e| StoreError::Setup(format!("hashing a password: {e}")))?.to_string())
+    Ok(hashed
+        .map_err(|e| StoreError::Setup(format!("hashing a password: {e}")))?
+        .to_string())
 }
 
 /// Runs `work` in the blocking pool, `HASHES_AT_ONCE` at a time.
