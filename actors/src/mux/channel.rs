@@ -273,14 +273,6 @@ impl ChannelWriter {
             if channel.eof_sent {
                 return Poll::Ready(Err(LinkError::Finished));
             }
-            let now = channel.send.offer(rest.len());
-            if now == 0 {
-                if channel.send.tell() {
-                    shared.out.grant(self.id, Grant::default());
-                }
-                channel.writer.wait(cx);
-                return Poll::Pending;
-            }
             match shared.out.poll_room(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(lost_outbox())),
@@ -289,6 +281,14 @@ impl ChannelWriter {
                     channel.writer.wait(cx);
                     return Poll::Pending;
                 }
+            }
+            let now = channel.send.offer(rest.len());
+            if now == 0 {
+                if channel.send.tell() {
+                    shared.out.push(self.id, Ordered::Wait);
+                }
+                channel.writer.wait(cx);
+                return Poll::Pending;
             }
             channel.send.spend(now);
             let frame = if now == rest.len() {

@@ -221,9 +221,11 @@ impl ReceiveCredit {
     /// The consumer found nothing to take. Answers a larger window where the sender waits for credit, the limit and
     /// the budget allow it; all that is unreported goes with it.
     pub(crate) fn starved(&mut self) -> Option<Grant> {
-        if !std::mem::take(&mut self.wanted) {
+        // What was taken and not consumed means that the far socket is what is slow.
+        if !self.wanted || self.bytes.delivered > 0 {
             return None;
         }
+        self.wanted = false;
         let more = self
             .bytes
             .window

@@ -33,7 +33,7 @@ pub use self::credit::{
 };
 pub use self::error::{ControlError, LinkError, close_of, refusal_of};
 pub use self::inbound::Drive;
-pub use self::outbox::{OUTBOX_BYTES, OUTBOX_CONTROLS, Outbox};
+pub use self::outbox::{OUTBOX_BYTES, OUTBOX_CONTROLS, OUTBOX_FRAMES, Outbox};
 
 use self::channel::ChannelState;
 use self::outbox::{Ordered, OutQueue, Unqueued, Urgent};

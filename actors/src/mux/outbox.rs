@@ -17,6 +17,8 @@ use super::credit::Grant;
 
 /// Payload bytes that wait for the transport at most, over all channels; one frame is always let in.
 pub const OUTBOX_BYTES: usize = 256 * 1024;
+/// Ordered frames that wait for the transport at most.
+pub const OUTBOX_FRAMES: usize = 1024;
 /// `Open` and `Control` frames that wait for the transport at most.
 pub const OUTBOX_CONTROLS: usize = 64;
 
@@ -48,6 +50,8 @@ pub(super) enum Urgent {
 
 pub(super) enum Ordered {
     Data(Bytes),
+    /// "I wait for credit": behind the data that used it up.
+    Wait,
     Eof,
     Close(Box<Close>),
 }
@@ -75,7 +79,7 @@ impl OutQueue {
         if queue.gone || queue.finished {
             return Poll::Ready(Err(Unqueued::Gone));
         }
-        if queue.data_bytes < OUTBOX_BYTES {
+        if queue.has_room() {
             return Poll::Ready(Ok(()));
         }
         if !queue.writers.iter().any(|waker| waker.will_wake(cx.waker())) {
@@ -110,16 +114,13 @@ impl OutQueue {
         Ok(())
     }
 
-    /// Queues a grant; one that waits for the same channel already is added to. An empty grant says "I wait".
+    /// Queues a grant; one that waits for the same channel already is added to.
     pub(super) fn grant(&self, channel: u32, grant: Grant) {
         let mut queue = self.lock();
         if queue.gone || queue.finished {
             return;
         }
-        let waiting = queue.credits.iter_mut().find(|(id, waiting)| {
-            // "I wait" and a grant are told apart by being empty, so they are never merged.
-            *id == channel && (*waiting == Grant::default()) == (grant == Grant::default())
-        });
+        let waiting = queue.credits.iter_mut().find(|(id, _)| *id == channel);
         match waiting {
             Some((_, waiting)) => {
                 waiting.bytes = waiting.bytes.saturating_add(grant.bytes);
@@ -156,6 +157,10 @@ impl OutQueue {
 }
 
 impl Queue {
+    fn has_room(&self) -> bool {
+        self.data_bytes < OUTBOX_BYTES && self.data.len() < OUTBOX_FRAMES
+    }
+
     fn wake_reader(&mut self) {
         if std::mem::take(&mut self.reader_waits)
             && let Some(waker) = &self.reader
@@ -191,6 +196,7 @@ impl Queue {
                 self.data_bytes = self.data_bytes.saturating_sub(bytes.len());
                 Body::Data(bytes)
             }
+            Ordered::Wait => Body::Credit(Credit::default()),
             Ordered::Eof => Body::Eof(Eof {}),
             Ordered::Close(close) => Body::Close(*close),
         };
