@@ -89,7 +89,7 @@ impl Store {
         })?;
 
         let mut client = self.client().await?;
-        let mut change = Change::begin(&mut client, "registering an agent").await?;
+        let change = Change::begin(&mut client, "registering an agent").await?;
         let sql = format!("insert into agents (id, name, token_id) values ($1, $2, $3) returning {AGENT_COLUMNS}");
         let row = change
             .query_opt(&sql, &[(&id, Type::UUID), (&name, Type::TEXT), (&token_id, Type::UUID)])

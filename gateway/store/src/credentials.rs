@@ -166,7 +166,7 @@ impl Store {
         let iterations = i32::try_from(verifier.iterations).unwrap_or(i32::MAX);
         let ttl = i64::try_from(ttl_s).unwrap_or(i64::MAX);
         let mut client = self.client().await?;
-        let mut change = Change::begin(&mut client, "making a credential").await?;
+        let change = Change::begin(&mut client, "making a credential").await?;
         change
             .query(
                 "delete from credentials where expires_at < now() - $1 * interval '1 day'",
