@@ -30,7 +30,7 @@ use crate::database_url::DatabaseUrl;
 use crate::pool::{Connector, told};
 
 use self::cluster::Cluster;
-use self::postmaster::{Postmaster, Signal};
+use self::postmaster::Postmaster;
 
 /// The database that the gateway uses.
 const DATABASE: &str = "hoop";
@@ -321,6 +321,7 @@ async fn supervise(
 
 #[cfg(test)]
 mod tests {
+    use super::postmaster::Signal;
     use super::*;
     use crate::testing::{Folder, postgres_available};
 

@@ -328,6 +328,7 @@ mod tests {
             return;
         }
         let above = tempfile::tempdir().unwrap();
+        fs::set_permissions(above.path(), fs::Permissions::from_mode(0o700)).unwrap();
         let data = above.path().join("data");
         DirBuilder::new().mode(0o700).create(&data).unwrap();
         let told = reachable(&data, &owner).unwrap_err().to_string();

@@ -69,6 +69,12 @@ pub struct Postmaster {
 impl Postmaster {
     /// Starts a server. It is its own process group, so that a Ctrl-C at the gateway's terminal does not reach it.
     pub fn spawn(cluster: &Cluster) -> Result<Self, EmbeddedError> {
+        for lock in [
+            cluster.data_dir().join("postmaster.pid"),
+            cluster.socket_dir().join(".s.PGSQL.5432.lock"),
+        ] {
+            remove_lock_of_a_zombie(&lock)?;
+        }
         let log = cluster.log();
         let open = OpenOptions::new().append(true).open(&log);
         let file = open.map_err(|source| EmbeddedError::File {
