@@ -22,7 +22,7 @@ const START_ATTEMPTS: usize = 5;
 pub const APP: &str = "app";
 /// The database for a gateway's store, in every cluster made from the template.
 pub const STORE: &str = "hoop";
-/// `openssl` is not needed: certificates are made here. Names that the target's certificate carries.
+/// Names that the target's certificate carries.
 const CERTIFICATE_NAMES: [&str; 2] = ["localhost", "127.0.0.1"];
 
 /// How a cluster is made.
@@ -275,7 +275,7 @@ impl Cluster {
     /// # Errors
     /// Where pg_dump fails.
     pub async fn dump(&self, database: &str) -> Result<String> {
-        let mut command = Command::new("pg_dump");
+        let mut command = Command::new(pg_bin()?.join("pg_dump"));
         command.env("PGPASSWORD", &self.superuser_password).args(["-h", "127.0.0.1", "-U", "postgres"]);
         command.arg("-p").arg(self.port.to_string()).arg(database);
         let said: Said = crate::process::run(command, Duration::from_secs(120)).await?.success()?;

@@ -45,6 +45,10 @@ pub struct Options {
     /// Words before the gateway's program, e.g. `ip netns exec NAME`.
     pub gateway_prefix: Vec<String>,
     pub target: Make,
+    /// Whether to wait until a login works (from this process's own network).
+    pub first_login: bool,
+    /// Of a store of its own.
+    pub store_make: Make,
 }
 
 impl Default for Options {
@@ -57,6 +61,8 @@ impl Default for Options {
             agent_env: Vec::new(),
             gateway_prefix: Vec::new(),
             target: Make::default(),
+            first_login: true,
+            store_make: Make::default(),
         }
     }
 }
@@ -247,8 +253,23 @@ impl Hoop {
         let target = Cluster::start(&scratch.path().join("target"), options.target.clone()).await?;
         let target_password = format!("target-secret-{}", uuid::Uuid::new_v4().simple());
         target.set_password(APP, &target_password, "scram-sha-256").await?;
+        Self::around(scratch, target, target_password, options).await
+    }
+
+    /// Hoop before a target that runs already and whose `app` has this password.
+    ///
+    /// # Errors
+    /// Where any part does not become ready.
+    pub async fn around(
+        scratch: tempfile::TempDir,
+        target: Cluster,
+        target_password: String,
+        options: Options,
+    ) -> Result<Self> {
         let store = match options.store {
-            StoreKind::Own => Some(Cluster::start(&scratch.path().join("store"), Make::default()).await?),
+            StoreKind::Own => {
+                Some(Cluster::start(&scratch.path().join("store"), options.store_make.clone()).await?)
+            }
             StoreKind::BesideTarget | StoreKind::Embedded => None,
         };
         let mut environment: Vec<(String, String)> = [
@@ -289,7 +310,7 @@ impl Hoop {
         }
         let hoop = Self { gateways, agents, store, target, api, target_password, ca_file, scratch, options };
         hoop.connection(CONNECTION, json!({})).await?;
-        if hoop.options.agents > 0 {
+        if hoop.options.agents > 0 && hoop.options.first_login {
             hoop.wait_for_agent().await?;
         }
         Ok(hoop)
@@ -370,6 +391,12 @@ impl Hoop {
     /// Where the gateway refuses.
     pub async fn person(&self) -> Result<Login> {
         self.login(&self.credential(CONNECTION).await?)
+    }
+
+    /// The process ids of gateways and agents.
+    pub fn pids(&self) -> impl Iterator<Item = u32> + '_ {
+        let gateways = self.gateways.iter().map(|gateway| gateway.process.pid());
+        gateways.chain(self.agents.iter().map(|agent| agent.process.pid()))
     }
 
     /// # Errors

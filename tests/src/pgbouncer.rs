@@ -15,7 +15,6 @@ const START_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Pgbouncer {
     pub port: u16,
-    #[expect(dead_code, reason = "held so that it runs")]
     process: Process,
 }
 
@@ -42,7 +41,7 @@ impl Pgbouncer {
             "[databases]\n{database} = host=127.0.0.1 port={} dbname={database}\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
              auth_type = scram-sha-256\nauth_file = {}\npool_mode = {pool}\n\
-             max_client_conn = 1000\ndefault_pool_size = 50\nignore_startup_parameters = extra_float_digits\n",
+             max_client_conn = 1000\ndefault_pool_size = 600\nignore_startup_parameters = extra_float_digits\n",
             target.port,
             users.display(),
         );
@@ -68,5 +67,10 @@ impl Pgbouncer {
         config.host("127.0.0.1").port(port).user(*user).password(*password).dbname(*database);
         process.until("ready", START_DEADLINE, async || connect(&config).await.ok()).await?;
         Ok(Self { port, process })
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 }
