@@ -1,1 +1,88 @@
+//! The REST API, a file a resource. It reads and changes the store, asks the running gateway through `Control`, and
+//! owns neither.
+//!
+//! INVARIANT: every administrative change is recorded before it is committed (`caller::CallerWitness`).
 
+mod agents;
+mod attempts;
+mod body;
+mod caller;
+mod connection_view;
+mod connections;
+pub mod control;
+mod credentials;
+mod events;
+mod finish;
+mod login;
+pub mod openapi;
+mod page;
+mod problem;
+mod sessions;
+mod system;
+mod users;
+
+use std::sync::Arc;
+
+use actix_web::web;
+use hoop_store::Store;
+use utoipa_actix_web::scope;
+use utoipa_actix_web::service_config::ServiceConfig;
+
+use crate::attempts::Attempts;
+use crate::control::Control;
+
+/// What every request shares. One a process: the table of failed sign-ins is in it.
+pub struct AppState {
+    pub store: Store,
+    pub control: Arc<dyn Control>,
+    /// Scheme, host and port that people know, without a slash at the end.
+    pub public_url: String,
+    attempts: Attempts,
+}
+
+impl AppState {
+    #[must_use]
+    pub fn new(store: Store, control: Arc<dyn Control>, public_url: impl Into<String>) -> Self {
+        Self { store, control, public_url: public_url.into(), attempts: Attempts::default() }
+    }
+}
+
+/// Mounts the API: `App::new().configure(hoop_api::configure(state.clone()))`, with one `state` for all workers.
+/// It takes the app's default service too, for problem documents of 404 and 405.
+pub fn configure(state: web::Data<AppState>) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |config| {
+        config.app_data(state).default_service(web::to(finish::no_such_route));
+        routes(&mut ServiceConfig::new(config));
+    }
+}
+
+/// Every route, in the order of the description.
+fn routes(config: &mut ServiceConfig<'_>) {
+    config
+        .service(
+            scope::scope("/api")
+                .service(login::login)
+                .service(users::list_users)
+                .service(users::create_user)
+                .service(agents::list_agents)
+                .service(agents::register_agent)
+                .service(agents::revoke_agent)
+                .service(connections::list_connections)
+                .service(connections::create_connection)
+                .service(credentials::make_credential)
+                .service(connections::get_connection)
+                .service(connections::update_connection)
+                .service(connections::delete_connection)
+                .service(credentials::list_credentials)
+                .service(credentials::revoke_credential)
+                .service(sessions::list_sessions)
+                .service(sessions::session_events)
+                .service(sessions::kill_session)
+                .service(sessions::get_session)
+                .service(system::ca_pem)
+                .service(system::openapi_json)
+                .wrap(actix_web::middleware::from_fn(finish::finish)),
+        )
+        .service(system::healthz)
+        .service(system::readyz);
+}

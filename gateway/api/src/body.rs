@@ -1,0 +1,168 @@
+//! Bounded, strict JSON bodies. Read after the caller is known, so that a stranger cannot make the gateway parse.
+//!
+//! INVARIANT: no value of a body occurs in an error: a password in the wrong place must not come back.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{FromRequest, HttpRequest, dev};
+use futures_util::StreamExt;
+use futures_util::future::{Ready, ready};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_json::error::Category;
+use zeroize::Zeroizing;
+
+use crate::problem::Problem;
+
+/// Largest body of a request.
+pub const BODY_MAX_BYTES: usize = 64 * 1024;
+/// Largest body of a request that may hold a CA bundle.
+pub const CA_BODY_MAX_BYTES: usize = 1024 * 1024;
+
+/// A request's body, not yet read.
+pub struct Body {
+    payload: dev::Payload,
+    is_json: bool,
+}
+
+impl FromRequest for Body {
+    type Error = Problem;
+    type Future = Ready<Result<Self, Problem>>;
+
+    fn from_request(request: &HttpRequest, payload: &mut dev::Payload) -> Self::Future {
+        let content_type = request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let media_type = content_type.split(';').next().unwrap_or_default().trim();
+        let is_json = media_type.eq_ignore_ascii_case("application/json");
+        ready(Ok(Self { payload: payload.take(), is_json }))
+    }
+}
+
+impl Body {
+    /// The body as `T`, whose unknown members are refused where `T` says so.
+    pub async fn json<T: DeserializeOwned>(mut self, max_bytes: usize) -> Result<T, Problem> {
+        if !self.is_json {
+            return Err(Problem::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported-media-type",
+                "Unsupported media type",
+                "Send the body as application/json.",
+            ));
+        }
+        let mut bytes = Zeroizing::new(Vec::new());
+        while let Some(chunk) = self.payload.next().await {
+            let chunk = chunk.map_err(|_| Problem::malformed("The body broke off."))?;
+            if bytes.len().saturating_add(chunk.len()) > max_bytes {
+                return Err(Problem::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "too-large",
+                    "Too large",
+                    format!("The body may have at most {max_bytes} bytes."),
+                ));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        parse(&bytes)
+    }
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let error = match serde_json::from_slice(bytes) {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
+    let place = format!("line {}, column {}", error.line(), error.column());
+    match error.classify() {
+        Category::Data => Err(member(&error.to_string(), bytes, &place, |v| serde_json::from_value::<T>(v).err())),
+        Category::Eof => Err(Problem::malformed("The body is not whole JSON: it ends too early.")),
+        Category::Io | Category::Syntax => Err(Problem::malformed(format!("The body is not JSON: {place}."))),
+    }
+}
+
+/// The problem of a body that is JSON but not of the right shape, naming the member.
+fn member(
+    message: &str,
+    bytes: &[u8],
+    place: &str,
+    try_again: impl Fn(Value) -> Option<serde_json::Error>,
+) -> Problem {
+    let quoted = |prefix: &str| {
+        let rest = message.strip_prefix(prefix)?.strip_prefix(" `")?;
+        Some(rest.split_once('`')?.0.to_owned())
+    };
+    if let Some(name) = quoted("unknown field") {
+        let name = name.chars().take(64).collect::<String>();
+        return Problem::field(name.clone(), format!("The member {name} is not known here. Remove it."));
+    }
+    if let Some(name) = quoted("missing field") {
+        return Problem::field(name.clone(), format!("The member {name} is missing."));
+    }
+    if let Some(name) = quoted("duplicate field") {
+        return Problem::field(name.clone(), format!("The member {name} is there twice."));
+    }
+    // What follows the last "expected" comes from our types, never from the body.
+    let expected = message.rsplit_once(", expected ").map_or("another value", |(_, expected)| expected);
+    let expected = expected.split(" at line ").next().unwrap_or(expected);
+    let Ok(Value::Object(members)) = serde_json::from_slice::<Value>(bytes) else {
+        return Problem::malformed("The body must be a JSON object.");
+    };
+    let Some(first) = try_again(Value::Object(members.clone())).map(|e| e.to_string()) else {
+        return Problem::malformed(format!("The body is not acceptable at {place}."));
+    };
+    // The member without which the error is another one is the one that is wrong.
+    let culprit = members.keys().find(|name| {
+        let mut without = members.clone();
+        without.remove(*name);
+        try_again(Value::Object(without)).is_none_or(|e| e.to_string() != first)
+    });
+    let mut problem = Problem::field("body", format!("Expected {expected} at {place}."));
+    if let Some(name) = culprit {
+        problem = Problem::field(name.clone(), format!("The member {name} must be {expected}."));
+    }
+    problem
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Small {
+        name: String,
+        #[serde(default)]
+        port: u16,
+        #[serde(default)]
+        secret: Option<Inner>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    #[allow(dead_code)]
+    enum Inner {
+        Value(String),
+    }
+
+    fn refused(text: &str) -> (u16, Option<String>) {
+        let problem = parse::<Small>(text.as_bytes()).unwrap_err();
+        assert!(!problem.detail.contains("hunter2"), "{}", problem.detail);
+        (problem.status, problem.field)
+    }
+
+    #[test]
+    fn a_refusal_names_the_member_and_repeats_no_value() {
+        assert_eq!(refused(r#"{"name":"a","extra":"hunter2"}"#), (422, Some("extra".into())));
+        assert_eq!(refused(r#"{"port":1}"#), (422, Some("name".into())));
+        assert_eq!(refused(r#"{"name":"a","name":"b"}"#), (422, Some("name".into())));
+        assert_eq!(refused(r#"{"name":"a","port":"hunter2, expected hunter2"}"#), (422, Some("port".into())));
+        assert_eq!(refused(r#"{"name":"a","port":70000}"#), (422, Some("port".into())));
+        assert_eq!(refused(r#"{"name":"a","secret":"hunter2"}"#), (422, Some("secret".into())));
+        assert_eq!(refused(r#"{"name":"a","secret":{"hunter2":"x"}}"#), (422, Some("secret".into())));
+        assert_eq!(refused("[]").0, 422);
+        assert_eq!(refused("\"hunter2\"").0, 400);
+        assert_eq!(refused("{").0, 400);
+        assert_eq!(refused("{hunter2").0, 400);
+    }
+}

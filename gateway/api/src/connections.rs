@@ -1,0 +1,189 @@
+//! Connections. A target's secret goes in and never comes out; members do not see where a connection leads.
+
+use actix_web::http::header::{ETAG, IF_MATCH};
+use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web};
+use hoop_store::connections::{Connection as Stored, Secret, SecretChange};
+use hoop_store::settings::Settings;
+use zeroize::Zeroizing;
+
+use crate::body::{Body, CA_BODY_MAX_BYTES};
+use crate::caller::Caller;
+use crate::connection_view::{Connection, ConnectionSettings, SecretInput};
+use crate::page::{Page, PageQuery, query};
+use crate::problem::{Bodied, Listed, Missing, Problem, Signed, Taken, Versioned};
+
+/// Connections by name: all for admins and auditors; for a member, those that the member may use, without their targets.
+#[utoipa::path(
+    tag = "connections",
+    params(PageQuery),
+    responses((status = 200, body = Page<Connection>), Listed, Signed),
+    security(("bearer" = []))
+)]
+#[get("/connections")]
+pub async fn list_connections(request: HttpRequest, caller: Caller) -> Result<web::Json<Page<Connection>>, Problem> {
+    let page: PageQuery = query(&request)?;
+    let limit = page.limit()?;
+    let rows = caller.state().store.list_connections(page.after()?, limit.into()).await?;
+    let Page { items, next } = Page::cut(rows, limit, |c| c.name.clone(), |c| c);
+    let items = items.into_iter().filter_map(|c| visible(&caller, c)).collect();
+    Ok(web::Json(Page { items, next }))
+}
+
+/// Create a connection.
+#[utoipa::path(
+    tag = "connections",
+    request_body = ConnectionSettings,
+    responses(
+        (status = 201, body = Connection, headers(("ETag" = String, description = "Its version"))),
+        Taken, Bodied, Signed
+    ),
+    security(("bearer" = []))
+)]
+#[post("/connections")]
+pub async fn create_connection(caller: Caller, body: Body) -> Result<HttpResponse, Problem> {
+    caller.require_admin()?;
+    let new: ConnectionSettings = body.json(CA_BODY_MAX_BYTES).await?;
+    let (name, settings, secret) = parts(new);
+    let secret = match secret {
+        SecretChange::Set(secret) => Some(secret),
+        SecretChange::Keep | SecretChange::Remove => None,
+    };
+    let stored = caller.state().store.create_connection(&name, settings, secret, &caller.witness()).await?;
+    let tag = etag(&stored);
+    Ok(HttpResponse::Created().insert_header((ETAG, tag)).json(Connection::whole(stored)))
+}
+
+/// One connection.
+#[utoipa::path(
+    tag = "connections",
+    params(("name" = String, Path, description = "The connection's name")),
+    responses(
+        (status = 200, body = Connection, headers(("ETag" = String, description = "Its version"))),
+        Missing, Signed
+    ),
+    security(("bearer" = []))
+)]
+#[get("/connections/{name}")]
+pub async fn get_connection(caller: Caller, name: web::Path<String>) -> Result<HttpResponse, Problem> {
+    let stored = caller.state().store.find_connection(&name).await?.ok_or_else(|| missing(&name))?;
+    let tag = etag(&stored);
+    let view = visible(&caller, stored).ok_or_else(|| missing(&name))?;
+    Ok(HttpResponse::Ok().insert_header((ETAG, tag)).json(view))
+}
+
+/// Replace a connection's settings. Without `secret` the secret is kept; with null it is removed.
+#[utoipa::path(
+    tag = "connections",
+    params(
+        ("name" = String, Path, description = "The connection's name"),
+        ("If-Match" = Option<String>, Header, description = "Only where it still has this ETag")
+    ),
+    request_body = ConnectionSettings,
+    responses(
+        (status = 200, body = Connection, headers(("ETag" = String, description = "Its version"))),
+        Missing, Versioned, Bodied, Signed
+    ),
+    security(("bearer" = []))
+)]
+#[put("/connections/{name}")]
+pub async fn update_connection(
+    request: HttpRequest,
+    caller: Caller,
+    name: web::Path<String>,
+    body: Body,
+) -> Result<HttpResponse, Problem> {
+    caller.require_admin()?;
+    let version = if_match(&request)?;
+    let new: ConnectionSettings = body.json(CA_BODY_MAX_BYTES).await?;
+    let (new_name, settings, secret) = parts(new);
+    if new_name != *name {
+        return Err(Problem::field("name", "A connection keeps its name: name must be the one in the path."));
+    }
+    let store = &caller.state().store;
+    let stored = store.update_connection(&name, settings, secret, version, &caller.witness()).await?;
+    let tag = etag(&stored);
+    Ok(HttpResponse::Ok().insert_header((ETAG, tag)).json(Connection::whole(stored)))
+}
+
+/// Delete a connection. Its credentials and sessions end, its secret is destroyed.
+#[utoipa::path(
+    tag = "connections",
+    params(
+        ("name" = String, Path, description = "The connection's name"),
+        ("If-Match" = Option<String>, Header, description = "Only where it still has this ETag")
+    ),
+    responses((status = 204), Missing, Versioned, Signed),
+    security(("bearer" = []))
+)]
+#[delete("/connections/{name}")]
+pub async fn delete_connection(
+    request: HttpRequest,
+    caller: Caller,
+    name: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    caller.require_admin()?;
+    let version = if_match(&request)?;
+    caller.state().store.delete_connection(&name, version, &caller.witness()).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+fn missing(name: &str) -> Problem {
+    Problem::not_found(format!("connection {name} does not exist."))
+}
+
+/// What this caller sees of a connection, if anything.
+fn visible(caller: &Caller, stored: Stored) -> Option<Connection> {
+    if caller.reads_all() {
+        return Some(Connection::whole(stored));
+    }
+    stored.may_be_used_by(&caller.user).then(|| Connection::for_member(stored))
+}
+
+fn etag(stored: &Stored) -> String {
+    format!("\"{}\"", stored.version)
+}
+
+/// RFC 9110 §13.1.1, with one strong tag or `*`.
+fn if_match(request: &HttpRequest) -> Result<Option<i64>, Problem> {
+    let Some(value) = request.headers().get(IF_MATCH) else { return Ok(None) };
+    let value = value.to_str().unwrap_or_default().trim();
+    if value == "*" {
+        return Ok(None);
+    }
+    let version = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).and_then(|v| v.parse().ok());
+    version.map(Some).ok_or_else(|| {
+        let mut problem = Problem::malformed("If-Match must be the ETag that was read, in its quotes, or *.");
+        problem.field = Some("If-Match".into());
+        problem
+    })
+}
+
+fn parts(new: ConnectionSettings) -> (String, Settings, SecretChange) {
+    let secret = match new.secret {
+        None => SecretChange::Keep,
+        Some(None) => SecretChange::Remove,
+        Some(Some(SecretInput::Value(value))) => SecretChange::Set(Secret::Value(Zeroizing::new(value))),
+        Some(Some(SecretInput::Reference(reference))) => SecretChange::Set(Secret::Reference(reference)),
+    };
+    let settings = Settings {
+        protocol: new.protocol,
+        agent: new.agent,
+        host: new.host,
+        port: new.port,
+        user: new.user,
+        tls: new.tls.into(),
+        tls_ca_pem: new.tls_ca_pem,
+        tls_server_name: new.tls_server_name,
+        databases: new.databases,
+        default_database: new.default_database,
+        audit_mode: new.audit_mode.into(),
+        record: new.record.into(),
+        max_sessions: new.max_sessions,
+        idle_timeout_s: new.idle_timeout_s,
+        allow_cleartext_login: new.allow_cleartext_login,
+        allow_members: new.allow_members,
+        description: new.description,
+        tags: new.tags,
+    };
+    (new.name, settings, secret)
+}

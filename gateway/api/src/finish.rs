@@ -1,0 +1,90 @@
+//! The last hand on every response: which path a problem speaks of, and headers that keep browsers careful.
+
+use std::sync::LazyLock;
+
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{ResourceDef, ServiceRequest, ServiceResponse};
+use actix_web::http::StatusCode;
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
+    X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+};
+use actix_web::middleware::Next;
+use actix_web::{Error, HttpRequest, HttpResponse, ResponseError, web};
+use utoipa::openapi::PathItem;
+
+use crate::AppState;
+use crate::openapi;
+use crate::problem::Problem;
+
+/// Longest path that is repeated in a problem.
+const INSTANCE_MAX_CHARS: usize = 256;
+
+const HEADERS: [(HeaderName, HeaderValue); 5] = [
+    (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
+    (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
+    (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+];
+
+/// Middleware of `/api`.
+pub async fn finish(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let response = next.call(request).await?;
+    let problem = response.response().error().and_then(|e| e.as_error::<Problem>()).cloned();
+    let mut response = response.map_into_boxed_body();
+    if let Some(problem) = problem {
+        let (request, _) = response.into_parts();
+        let body = problem.at(&instance(&request)).error_response();
+        response = ServiceResponse::new(request, body);
+    }
+    let https = response
+        .request()
+        .app_data::<web::Data<AppState>>()
+        .is_some_and(|state| state.public_url.starts_with("https://"));
+    let headers = response.headers_mut();
+    for (name, value) in HEADERS {
+        headers.insert(name, value);
+    }
+    if https {
+        headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    }
+    Ok(response)
+}
+
+struct Route {
+    path: ResourceDef,
+    methods: String,
+}
+
+static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
+    let route = |(path, item): (&String, &PathItem)| {
+        let methods = [("GET", &item.get), ("POST", &item.post), ("PUT", &item.put), ("DELETE", &item.delete)];
+        let methods: Vec<&str> = methods.into_iter().filter(|(_, o)| o.is_some()).map(|(m, _)| m).collect();
+        Route { path: ResourceDef::new(path.as_str()), methods: methods.join(", ") }
+    };
+    openapi::document().paths.paths.iter().map(route).collect()
+});
+
+/// 405 where the path has other methods, else 404.
+pub async fn no_such_route(request: HttpRequest) -> HttpResponse {
+    let path = request.path();
+    let problem = match ROUTES.iter().find(|route| route.path.is_match(path)) {
+        Some(route) => {
+            let detail = format!("This path takes {}.", route.methods);
+            let title = "Method not allowed";
+            let mut problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", title, detail);
+            problem.allow = Some(route.methods.clone());
+            problem
+        }
+        None => Problem::not_found("There is nothing at this path. GET /api/openapi.json lists what there is."),
+    };
+    problem.at(&instance(&request)).error_response()
+}
+
+fn instance(request: &HttpRequest) -> String {
+    request.path().chars().take(INSTANCE_MAX_CHARS).collect()
+}

@@ -1,0 +1,222 @@
+//! Sessions: the list, one, its recorded events, and its end by an admin.
+
+use actix_web::{HttpRequest, HttpResponse, get, post, web};
+use chrono::{DateTime, Utc};
+use hoop_store::sessions::{SessionFilter, SessionRow};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
+
+use crate::caller::Caller;
+use crate::events::{EventView, Rows};
+use crate::page::{Page, bad_cursor, limit, query};
+use crate::problem::{Listed, Missing, Problem, Signed, Taken};
+
+/// Longest name that is filtered by.
+const FILTER_MAX_BYTES: usize = 256;
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct SessionsQuery {
+    /// Items of a page; 50 where absent.
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<u16>,
+    /// `next` of the page before.
+    #[param(max_length = 128)]
+    cursor: Option<String>,
+    /// Only this person's, by user name.
+    #[param(max_length = 256)]
+    user: Option<String>,
+    /// Only those of this connection, by name.
+    #[param(max_length = 256)]
+    connection: Option<String>,
+    /// Only those that are running, or only those that are over.
+    live: Option<bool>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub struct EventsQuery {
+    /// Items of a page; 50 where absent.
+    #[param(minimum = 1, maximum = 200)]
+    limit: Option<u16>,
+    /// `next` of the page before: the number of its last event.
+    cursor: Option<String>,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Session {
+    pub id: Uuid,
+    pub protocol: String,
+    pub user: String,
+    pub user_id: Option<Uuid>,
+    pub email: String,
+    pub connection: String,
+    pub connection_id: Option<Uuid>,
+    pub agent: String,
+    pub client_address: String,
+    pub client_tls: bool,
+    pub credential: String,
+    pub database: String,
+    pub application: String,
+    pub audit_mode: String,
+    pub replica: Uuid,
+    pub live: bool,
+    pub started_at: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
+    /// Why it ended: a stable name.
+    pub end_code: Option<String>,
+    pub end_message: String,
+    /// The end is what another replica supposed; the replayed journal may say otherwise.
+    pub end_provisional: bool,
+    pub statements: i64,
+    pub client_bytes: i64,
+    pub target_bytes: i64,
+}
+
+impl From<SessionRow> for Session {
+    fn from(row: SessionRow) -> Self {
+        Self {
+            id: row.id,
+            protocol: row.protocol,
+            user: row.user,
+            user_id: row.user_id,
+            email: row.email,
+            connection: row.connection,
+            connection_id: row.connection_id,
+            agent: row.agent,
+            client_address: row.client_address,
+            client_tls: row.client_tls,
+            credential: row.credential,
+            database: row.database,
+            application: row.application,
+            audit_mode: row.audit_mode,
+            replica: row.replica,
+            live: row.ended_at.is_none(),
+            started_at: row.started_at,
+            ended_at: row.ended_at,
+            end_code: row.end_code,
+            end_message: row.end_message,
+            end_provisional: row.end_provisional,
+            statements: row.statements,
+            client_bytes: row.client_bytes,
+            target_bytes: row.target_bytes,
+        }
+    }
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct Killed {
+    pub session: Uuid,
+    /// This replica held it and has ended it. Otherwise the one that holds it does so within five seconds.
+    pub ended_here: bool,
+}
+
+/// Sessions, newest first: all for admins and auditors, their own for members.
+#[utoipa::path(
+    tag = "sessions",
+    params(SessionsQuery),
+    responses((status = 200, body = Page<Session>), Listed, Signed),
+    security(("bearer" = []))
+)]
+#[get("/sessions")]
+pub async fn list_sessions(request: HttpRequest, caller: Caller) -> Result<web::Json<Page<Session>>, Problem> {
+    let asked: SessionsQuery = query(&request)?;
+    let limit = limit(asked.limit)?;
+    for (name, value) in [("user", &asked.user), ("connection", &asked.connection)] {
+        if value.as_ref().is_some_and(|v| v.len() > FILTER_MAX_BYTES || v.contains('\0')) {
+            return Err(Problem::field(name, format!("{name} must be at most {FILTER_MAX_BYTES} bytes.")));
+        }
+    }
+    let filter = SessionFilter {
+        user: asked.user,
+        user_id: (!caller.reads_all()).then_some(caller.user.id),
+        connection: asked.connection,
+        live: asked.live,
+        after: asked.cursor.as_deref().map(|c| parse_cursor(c).ok_or_else(bad_cursor)).transpose()?,
+    };
+    let rows = caller.state().store.list_sessions(&filter, limit.into()).await?;
+    Ok(web::Json(Page::cut(rows, limit, cursor, Session::from)))
+}
+
+/// One session.
+#[utoipa::path(
+    tag = "sessions",
+    params(("id" = Uuid, Path, description = "The session's id")),
+    responses((status = 200, body = Session), Missing, Signed),
+    security(("bearer" = []))
+)]
+#[get("/sessions/{id}")]
+pub async fn get_session(caller: Caller, id: web::Path<String>) -> Result<web::Json<Session>, Problem> {
+    let row = find(&caller, &id).await?;
+    if !caller.reads_all() && row.user_id != Some(caller.user.id) {
+        return Err(missing(&id));
+    }
+    Ok(web::Json(row.into()))
+}
+
+/// A session's recorded events, in order. A page may hold fewer than asked for; the last has no `next`.
+#[utoipa::path(
+    tag = "sessions",
+    params(("id" = Uuid, Path, description = "The session's id"), EventsQuery),
+    responses((status = 200, body = Page<EventView>), Missing, Listed, Signed),
+    security(("bearer" = []))
+)]
+#[get("/sessions/{id}/events")]
+pub async fn session_events(
+    request: HttpRequest,
+    caller: Caller,
+    id: web::Path<String>,
+) -> Result<web::Json<Page<EventView>>, Problem> {
+    caller.require_reader()?;
+    let asked: EventsQuery = query(&request)?;
+    let limit = limit(asked.limit)?;
+    let after = asked.cursor.as_deref().map_or(Ok(0), |c| c.parse::<u64>().map_err(|_| bad_cursor()))?;
+    let session = find(&caller, &id).await?;
+    let asked_for = usize::from(limit).saturating_add(1);
+    let events = caller.state().control.session_events(session.id, after, asked_for).await?;
+    let mut rows = Rows::default();
+    Ok(web::Json(Page::cut(events, limit, |e| e.seq.to_string(), |e| EventView::new(e, &mut rows))))
+}
+
+/// End a running session, wherever it runs.
+#[utoipa::path(
+    tag = "sessions",
+    params(("id" = Uuid, Path, description = "The session's id")),
+    responses((status = 202, body = Killed), Missing, Taken, Signed),
+    security(("bearer" = []))
+)]
+#[post("/sessions/{id}/kill")]
+pub async fn kill_session(caller: Caller, id: web::Path<String>) -> Result<HttpResponse, Problem> {
+    caller.require_admin()?;
+    let session = find(&caller, &id).await?;
+    if session.ended_at.is_some() && !session.end_provisional {
+        return Err(Problem::conflict(format!("session {} is over already.", session.id)));
+    }
+    let state = caller.state();
+    state.store.announce_kill(&session, &caller.witness()).await?;
+    let ended_here = state.control.kill_session(session.id, caller.user.username.clone()).await?;
+    Ok(HttpResponse::Accepted().json(Killed { session: session.id, ended_here }))
+}
+
+async fn find(caller: &Caller, id: &str) -> Result<SessionRow, Problem> {
+    let uuid = Uuid::parse_str(id).map_err(|_| missing(id))?;
+    caller.state().store.find_session(uuid).await?.ok_or_else(|| missing(id))
+}
+
+fn missing(id: &str) -> Problem {
+    let id: String = id.chars().take(64).collect();
+    Problem::not_found(format!("session {id} does not exist."))
+}
+
+/// Where a session stands in the list: its start in microseconds and its id.
+fn cursor(row: &SessionRow) -> String {
+    format!("{}_{}", row.started_at.timestamp_micros(), row.id)
+}
+
+fn parse_cursor(text: &str) -> Option<(DateTime<Utc>, Uuid)> {
+    let (micros, id) = text.split_once('_')?;
+    Some((DateTime::from_timestamp_micros(micros.parse().ok()?)?, Uuid::parse_str(id).ok()?))
+}

@@ -1,0 +1,45 @@
+//! What needs no sign-in: health, the CA's certificate, the description of the API.
+
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{HttpResponse, get, web};
+
+use crate::AppState;
+use crate::control::Readiness;
+use crate::problem::Open;
+
+/// The process is alive.
+#[utoipa::path(tag = "health", responses((status = 200, description = "Alive", body = String, content_type = "text/plain")))]
+#[get("/healthz")]
+pub async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
+}
+
+/// This replica can serve: its store, listeners and links.
+#[utoipa::path(
+    tag = "health",
+    responses((status = 200, description = "Ready", body = Readiness), (status = 503, description = "Not ready", body = Readiness))
+)]
+#[get("/readyz")]
+pub async fn readyz(state: web::Data<AppState>) -> HttpResponse {
+    let readiness = state.control.ready().await;
+    let mut response = if readiness.is_ready() { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    response.json(readiness)
+}
+
+/// The certificate of the installation's CA, for `sslrootcert` and its like.
+#[utoipa::path(
+    tag = "installation",
+    responses((status = 200, description = "PEM", body = String, content_type = "application/x-pem-file"), Open)
+)]
+#[get("/ca.pem")]
+pub async fn ca_pem(state: web::Data<AppState>) -> HttpResponse {
+    let pem = state.store.installation().ca.cert_pem();
+    HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/x-pem-file")).body(pem)
+}
+
+/// This description.
+#[utoipa::path(tag = "installation", responses((status = 200, description = "OpenAPI 3.1", body = Object), Open))]
+#[get("/openapi.json")]
+pub async fn openapi_json() -> HttpResponse {
+    HttpResponse::Ok().json(crate::openapi::document())
+}
