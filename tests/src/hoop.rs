@@ -19,6 +19,8 @@ const START_DEADLINE: Duration = Duration::from_secs(60);
 const LINK_DEADLINE: Duration = Duration::from_secs(20);
 /// How long `verify`, `export` and their like may take.
 const TOOL_DEADLINE: Duration = Duration::from_secs(300);
+/// Items of a page, at most what the API gives.
+const PAGE_ITEMS: usize = 200;
 /// The connection that every harness begins with.
 pub const CONNECTION: &str = "app";
 
@@ -337,7 +339,7 @@ impl Hoop {
             "host": "127.0.0.1",
             "port": self.target.port,
             "user": APP,
-            "secret": self.target_password,
+            "secret": {"value": self.target_password},
             "tls": "disable",
             "default_database": APP,
             "databases": [APP],
@@ -363,7 +365,7 @@ impl Hoop {
         let text = |name: &str| -> Result<String> {
             Ok(answer.get(name).and_then(Value::as_str).with_context(|| format!("no {name} in {answer}"))?.to_owned())
         };
-        Ok(Credential { user: text("username")?, password: text("password")?, answer })
+        Ok(Credential { user: text("user")?, password: text("password")?, answer })
     }
 
     /// A credential's login at the first gateway: verify-full, the connection's default database.
@@ -422,8 +424,7 @@ impl Hoop {
     /// # Errors
     /// Where the gateway refuses.
     pub async fn sessions(&self) -> Result<Vec<Value>> {
-        let answer = self.api.get("/api/sessions").await?;
-        items(answer)
+        items(&self.api, "/api/sessions").await
     }
 
     /// A session's events.
@@ -431,7 +432,7 @@ impl Hoop {
     /// # Errors
     /// Where the gateway refuses.
     pub async fn events(&self, session: &str) -> Result<Vec<Value>> {
-        items(self.api.get(&format!("/api/sessions/{session}/events")).await?)
+        items(&self.api, &format!("/api/sessions/{session}/events")).await
     }
 
     /// `hoop-gateway verify --root KEY` with these further arguments.
@@ -461,17 +462,24 @@ impl Hoop {
     }
 }
 
-/// A list as the API answers it: bare, or within an object's only array.
-fn items(answer: Value) -> Result<Vec<Value>> {
-    match answer {
-        Value::Array(items) => Ok(items),
-        Value::Object(members) => {
-            let mut arrays = members.into_iter().filter_map(|(_, value)| match value {
-                Value::Array(items) => Some(items),
-                _ => None,
-            });
-            arrays.next().context("no list in the answer")
+/// All items of a list, page after page.
+///
+/// # Errors
+/// Where the gateway refuses.
+pub async fn items(api: &Api, path: &str) -> Result<Vec<Value>> {
+    let separator = if path.contains('?') { '&' } else { '?' };
+    let first = format!("{path}{separator}limit={PAGE_ITEMS}");
+    let mut next = first.clone();
+    let mut all = Vec::new();
+    loop {
+        let mut page = api.get(&next).await?;
+        match page.get_mut("items").map(Value::take) {
+            Some(Value::Array(items)) => all.extend(items),
+            _ => anyhow::bail!("{path}: no items in {page}"),
         }
-        other => anyhow::bail!("no list: {other}"),
+        match page.get("next").and_then(Value::as_str) {
+            Some(cursor) => next = format!("{first}&cursor={cursor}"),
+            None => return Ok(all),
+        }
     }
 }

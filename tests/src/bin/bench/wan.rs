@@ -133,7 +133,7 @@ async fn start_hoop(hoop: &Hoop, namespace: &Namespace) -> Result<(Hoop, Login)>
         ..Options::default()
     };
     let wan = Hoop::with(options).await?;
-    let over = json!({"port": hoop.target.port, "secret": hoop.target_password});
+    let over = json!({"port": hoop.target.port, "secret": {"value": hoop.target_password}});
     wan.connection("wan", over).await?;
     let login = wan.login(&wan.credential("wan").await?)?.sslmode("disable").database(APP);
     Ok((wan, login))
