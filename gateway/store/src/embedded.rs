@@ -14,6 +14,8 @@
 
 mod binaries;
 mod cluster;
+#[cfg(test)]
+mod over_tls;
 mod owner;
 mod postmaster;
 
@@ -150,6 +152,15 @@ impl Embedded {
             stop,
             supervisor,
         })
+    }
+
+    /// The server that another process (a running gateway) has started in this data folder, for a command that only
+    /// reads. `None` where none runs; `start` makes one then.
+    #[must_use]
+    pub fn running(data_dir: &Path) -> Option<DatabaseUrl> {
+        let cluster = data_dir.join("store").join("cluster");
+        let socket_dir = postmaster::socket_dir_of_running(&cluster)?;
+        Some(DatabaseUrl::unix(socket_dir, SUPERUSER, DATABASE))
     }
 
     /// Stays the same over restarts of the server.

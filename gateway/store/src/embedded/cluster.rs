@@ -285,7 +285,7 @@ fn socket_dir(store_dir: &Path, owner: &Owner) -> Result<PathBuf, EmbeddedError>
     let dir = [std::env::temp_dir(), PathBuf::from("/tmp")]
         .into_iter()
         .map(|parent| parent.join(&name))
-        .find(|dir| fits(dir) && dir.is_absolute() && dir.parent().is_some_and(|parent| reachable_by_all(parent)))
+        .find(|dir| fits(dir) && dir.is_absolute() && dir.parent().is_some_and(reachable_by_all))
         .unwrap_or_else(|| Path::new("/tmp").join(&name));
     DirBuilder::new().mode(0o700).create(&dir).map_err(at("make", &dir))?;
     give(&dir, owner)?;

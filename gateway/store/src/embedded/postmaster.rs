@@ -58,6 +58,12 @@ impl Signal {
     }
 }
 
+/// The socket's folder of the server that runs in `data_dir`, if one does.
+pub fn socket_dir_of_running(data_dir: &Path) -> Option<PathBuf> {
+    let (pid, socket_dir) = read_pid_file(data_dir)?;
+    is_our_server(pid, data_dir).then_some(socket_dir)
+}
+
 /// A running server process.
 pub struct Postmaster {
     pid: u32,
@@ -221,16 +227,34 @@ fn is_our_server(pid: u32, data_dir: &Path) -> bool {
     is_alive(pid) && fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == data_dir)
 }
 
+/// PostgreSQL takes a process that nobody waited for (an orphan, in a container whose process 1 reaps none) for a living
+/// owner of its lock file, and would never start again. That it has no backends left, it checks by shared memory.
+fn remove_lock_of_a_zombie(lock: &Path) -> Result<(), EmbeddedError> {
+    let Ok(text) = fs::read_to_string(lock) else {
+        return Ok(());
+    };
+    let Some(pid) = text.lines().next().and_then(|line| line.trim().parse().ok()) else {
+        return Ok(());
+    };
+    if !matches!(state_of(pid), Some('Z' | 'X')) {
+        return Ok(());
+    }
+    fs::remove_file(lock).map_err(|source| EmbeddedError::File {
+        action: "remove",
+        path: lock.to_owned(),
+        source,
+    })
+}
+
 /// Alive and not a zombie.
 fn is_alive(pid: u32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return false;
-    };
-    // proc(5): pid (comm) state …, and comm may hold anything.
-    let state = stat
-        .rsplit_once(')')
-        .and_then(|(_, rest)| rest.trim_start().chars().next());
-    !matches!(state, None | Some('Z' | 'X'))
+    !matches!(state_of(pid), None | Some('Z' | 'X'))
+}
+
+/// The process's state, from proc(5)'s stat: pid (comm) state …, and comm may hold anything.
+fn state_of(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
 #[allow(unsafe_code)]
