@@ -132,7 +132,10 @@ impl End {
     /// The reason with this code; `Internal` for one that this release does not know.
     #[must_use]
     pub fn from_code(code: &str) -> Self {
-        Self::ALL.into_iter().find(|end| end.code() == code).unwrap_or(Self::Internal)
+        Self::ALL
+            .into_iter()
+            .find(|end| end.code() == code)
+            .unwrap_or(Self::Internal)
     }
 
     #[must_use]
@@ -194,7 +197,11 @@ impl End {
             | Self::TargetUnreachable
             | Self::TargetTls
             | Self::TargetSecretMissing => "08001",
-            Self::ClientClosed | Self::TargetClosed | Self::LinkLost | Self::ReplicaLost | Self::TargetViolation
+            Self::ClientClosed
+            | Self::TargetClosed
+            | Self::LinkLost
+            | Self::ReplicaLost
+            | Self::TargetViolation
             | Self::CreditViolation => "08006",
             Self::PolicyStale | Self::StageFailed | Self::RecordFailed | Self::Internal => "58000",
         }
@@ -222,13 +229,22 @@ pub struct Refusal {
 impl Refusal {
     #[must_use]
     pub fn new(end: End, message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self { end, message: message.into(), hint: hint.into(), code: String::new() }
+        Self {
+            end,
+            message: message.into(),
+            hint: hint.into(),
+            code: String::new(),
+        }
     }
 
     /// The SQLSTATE to tell: the target's own where it gave one.
     #[must_use]
     pub fn sqlstate(&self) -> &str {
-        if self.code.len() == 5 { &self.code } else { self.end.sqlstate() }
+        if self.code.len() == 5 {
+            &self.code
+        } else {
+            self.end.sqlstate()
+        }
     }
 }
 

@@ -19,7 +19,11 @@ pub enum Event {
     /// Client → target. A session parameter is set at start-up (judged like the `SET` it stands for).
     Setting { name: String, value: String },
     /// Target → client. Bytes of a statement's result, as they will be sent. `rows` counts the rows that begin here.
-    Output { statement: StatementId, span: Range<usize>, rows: u64 },
+    Output {
+        statement: StatementId,
+        span: Range<usize>,
+        rows: u64,
+    },
     /// Target → client. A statement is over.
     Outcome(Outcome),
     /// Target → client. Something told outside of any statement (NOTICE, NOTIFY, ParameterStatus).

@@ -1,0 +1,333 @@
+//! The client's side of a `Session`: statements out of Query, Parse, Bind, Execute and FunctionCall.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use super::fields::{Fields, Malformed};
+use super::flow::{HEADER_BYTES, Mode, Piece};
+use super::names::Found;
+use super::pipeline::Item;
+use super::session::{LIMIT_EXCEEDED, PROTOCOL_VIOLATION, Session, Staged, framing, sent};
+use super::statement::{Portal, Prepared, bind_params, function_call, query_text, unknown_portal, unknown_statement};
+use crate::dialogue::{Batch, Violation};
+use crate::event::{Event, Param, Statement, StatementKind};
+
+/// The longest message that holds only names, in bytes (PostgreSQL's own limit, `PQ_SMALL_MESSAGE_LIMIT`).
+const MAX_SMALL_BYTES: usize = 10_000 + 1;
+/// SQLSTATE feature_not_supported.
+const NOT_SUPPORTED: &str = "0A000";
+
+impl Session {
+    pub(super) fn scan_client(&mut self, bytes: Bytes) -> Result<Batch, Violation> {
+        let Some(bytes) = self.up.enter(bytes) else {
+            return Ok(Batch::default());
+        };
+        let statement_bytes = self.limits.statement_bytes;
+        let mode = |kind| mode(kind, statement_bytes);
+        let mut batch = Batch::default();
+        let (mut at, mut needed) = (0, 0);
+        let before = self.staged.len();
+        loop {
+            let piece = self
+                .up
+                .next(&bytes, at, mode)
+                .map_err(|error| framing("client", error))?;
+            match piece {
+                None => break,
+                Some(Piece::Short { needed: bytes }) => {
+                    needed = bytes;
+                    break;
+                }
+                Some(Piece::Whole { kind, start, end }) => {
+                    let body = start + HEADER_BYTES..end;
+                    let item = self
+                        .message(kind, &bytes, body, start, &mut batch)
+                        .map_err(|error| error.told(kind))?;
+                    self.staged.push_back(Staged { start, item });
+                    at = end;
+                }
+                Some(Piece::Begin { start, end, .. }) => {
+                    self.data(start, end, 0, before, &mut batch);
+                    at = end;
+                }
+                Some(Piece::More { start, end, .. }) => {
+                    self.data(start, end, end - start, before, &mut batch);
+                    at = end;
+                }
+            }
+        }
+        let staged = self.staged.len();
+        if staged + self.pipeline.len() > self.limits.unanswered {
+            return Err(limit(
+                "unanswered messages in the pipeline",
+                staged + self.pipeline.len(),
+                self.limits.unanswered,
+            ));
+        }
+        batch.bytes = self.up.leave(bytes, at, needed);
+        if staged > before {
+            self.batches.push_back(staged - before);
+        }
+        Ok(batch)
+    }
+
+    /// A piece of COPY data: joined with the one before it in the batch.
+    fn data(&mut self, start: usize, end: usize, lead_bytes: usize, before: usize, batch: &mut Batch) {
+        if self.staged.len() > before
+            && let Some(Staged {
+                item: Item::Data { .. },
+                ..
+            }) = self.staged.back()
+            && let Some(Event::Input { span, .. }) = batch.events.last_mut()
+        {
+            span.end = end;
+            return;
+        }
+        let lead_ends = lead_bytes == 0 || self.up.at_boundary();
+        self.staged.push_back(Staged {
+            start,
+            item: Item::Data { lead_bytes, lead_ends },
+        });
+        let statement = self.pipeline.copying.unwrap_or(self.last_statement);
+        batch.events.push(Event::Input {
+            statement,
+            span: start..end,
+        });
+    }
+
+    #[inline]
+    fn message(
+        &mut self,
+        kind: u8,
+        bytes: &Bytes,
+        body: std::ops::Range<usize>,
+        start: usize,
+        batch: &mut Batch,
+    ) -> Result<Item, Unacceptable> {
+        let span = start..body.end;
+        let mut fields = Fields(bytes.get(body.clone()).unwrap_or_default());
+        Ok(match kind {
+            b'Q' => {
+                let length = query_text(fields.0)?;
+                let text = bytes.slice(body.start..body.start + length);
+                self.statement(StatementKind::Query, text, Vec::new(), Bytes::new(), span, batch)
+            }
+            b'P' => {
+                let name = fields.string("name")?;
+                let text = fields.string("text")?;
+                // Parsing the same text again, as drivers do, keeps what is there.
+                let prepared = match self.statements.newest(name) {
+                    Some(newest) if newest.text == text => newest.clone(),
+                    _ => Prepared {
+                        text: Bytes::copy_from_slice(text),
+                    },
+                };
+                self.statements.define(name, self.segment, Some(prepared));
+                self.check_statements()?;
+                Item::Parse
+            }
+            b'B' => {
+                self.bind(fields, bytes, body.end)?;
+                Item::Bind
+            }
+            b'E' => {
+                let name = fields.string("portal")?;
+                let max_rows = fields.u32("row limit")?;
+                let (text, params, statement) = match self.portals.find(name, self.segment) {
+                    Found::Known(portal, _) => (
+                        portal.text.clone(),
+                        bind_params(&portal.arguments)?,
+                        portal.statement.clone(),
+                    ),
+                    Found::Absent => (unknown_portal(name, max_rows), Vec::new(), Bytes::new()),
+                    Found::Ambiguous => {
+                        return Err(Unacceptable::Ambiguous {
+                            what: "portal",
+                            name: lossy(name),
+                        });
+                    }
+                };
+                self.statement(StatementKind::Execute, text, params, statement, span, batch)
+            }
+            b'D' => {
+                self.named_thing(&mut fields)?;
+                Item::Describe
+            }
+            b'C' => match self.named_thing(&mut fields)? {
+                (b'S', name) => {
+                    self.statements.define(name, self.segment, None);
+                    self.check_statements()?;
+                    Item::CloseStatement
+                }
+                (_, name) => {
+                    self.portals.define(name, self.segment, None);
+                    self.check_portals()?;
+                    Item::ClosePortal
+                }
+            },
+            b'F' => {
+                let (oid, params) = function_call(&bytes.slice(body))?;
+                let text = Bytes::from(format!("function {oid}"));
+                self.statement(StatementKind::FunctionCall, text, params, Bytes::new(), span, batch)
+            }
+            b'S' => {
+                self.segment += 1;
+                Item::Sync
+            }
+            b'H' => Item::Flush,
+            b'c' | b'f' => Item::CopyEnd,
+            // 'X'; other types do not get past `mode`.
+            _ => Item::Terminate,
+        })
+    }
+
+    fn statement(
+        &mut self,
+        kind: StatementKind,
+        text: Bytes,
+        params: Vec<Param>,
+        name: Bytes,
+        span: std::ops::Range<usize>,
+        batch: &mut Batch,
+    ) -> Item {
+        self.last_statement += 1;
+        let id = self.last_statement;
+        let sent = sent(id, &text);
+        batch.events.push(Event::Statement(Statement {
+            id,
+            kind,
+            text,
+            params,
+            name,
+            span,
+        }));
+        match kind {
+            StatementKind::Query => Item::Query(sent),
+            StatementKind::Execute => Item::Execute(sent),
+            StatementKind::FunctionCall => Item::Function(sent),
+        }
+    }
+
+    /// Bind: the portal gets its statement's text. `fields` is the rest of `bytes` up to `end`.
+    fn bind(&mut self, mut fields: Fields<'_>, bytes: &Bytes, end: usize) -> Result<(), Unacceptable> {
+        let portal = fields.string("portal")?;
+        let name = fields.string("statement name")?;
+        let (text, statement) = match self.statements.find(name, self.segment) {
+            Found::Known(prepared, name) => (prepared.text.clone(), name.clone()),
+            Found::Absent => (unknown_statement(name), Bytes::copy_from_slice(name)),
+            Found::Ambiguous => {
+                return Err(Unacceptable::Ambiguous {
+                    what: "prepared statement",
+                    name: lossy(name),
+                });
+            }
+        };
+        // A named portal may outlive many batches, so it must not pin this one.
+        let arguments = if portal.is_empty() {
+            bytes.slice(end - fields.0.len()..end)
+        } else {
+            Bytes::copy_from_slice(fields.0)
+        };
+        self.portals.define(
+            portal,
+            self.segment,
+            Some(Portal {
+                text,
+                statement,
+                arguments,
+            }),
+        );
+        self.check_portals()
+    }
+
+    /// `S` or `P`, and a name (Describe, Close).
+    fn named_thing<'a>(&self, fields: &mut Fields<'a>) -> Result<(u8, &'a [u8]), Malformed> {
+        let what = fields.u8("kind")?;
+        if what != b'S' && what != b'P' {
+            return Err(Malformed("kind"));
+        }
+        Ok((what, fields.string("name")?))
+    }
+
+    fn check_statements(&self) -> Result<(), Unacceptable> {
+        let (count, bytes) = (self.statements.count(), self.statements.bytes());
+        check("prepared statements", count, self.limits.prepared)?;
+        check("bytes of prepared statements", bytes, self.limits.prepared_bytes)
+    }
+
+    fn check_portals(&self) -> Result<(), Unacceptable> {
+        let (count, bytes) = (self.portals.count(), self.portals.bytes());
+        check("portals", count, self.limits.portals)?;
+        check("bytes of portals' parameters", bytes, self.limits.portal_bytes)
+    }
+}
+
+#[inline]
+fn mode(kind: u8, statement_bytes: usize) -> Mode {
+    match kind {
+        b'Q' | b'P' | b'B' | b'F' => Mode::Whole {
+            limit_bytes: statement_bytes,
+        },
+        b'd' => Mode::Body,
+        b'E' | b'S' | b'D' | b'C' | b'H' | b'c' | b'f' | b'X' => Mode::Whole {
+            limit_bytes: MAX_SMALL_BYTES,
+        },
+        _ => Mode::Unknown,
+    }
+}
+
+/// Why a client's message is not taken.
+enum Unacceptable {
+    Malformed(Malformed),
+    Limit(Violation),
+    Ambiguous { what: &'static str, name: String },
+}
+
+impl From<Malformed> for Unacceptable {
+    fn from(error: Malformed) -> Self {
+        Self::Malformed(error)
+    }
+}
+
+impl Unacceptable {
+    #[cold]
+    fn told(self, kind: u8) -> Violation {
+        match self {
+            Self::Malformed(error) => Violation {
+                message: format!(
+                    "the client sent a malformed message type '{}': {error}",
+                    char::from(kind)
+                ),
+                code: PROTOCOL_VIOLATION,
+            },
+            Self::Limit(violation) => violation,
+            Self::Ambiguous { what, name } => Violation {
+                message: format!(
+                    "{what} \"{name}\" was defined anew in a pipeline whose answer is still out, so what it stands \
+                     for is not known yet; wait for ReadyForQuery before using it"
+                ),
+                code: NOT_SUPPORTED,
+            },
+        }
+    }
+}
+
+fn check(what: &str, is: usize, limit_is: usize) -> Result<(), Unacceptable> {
+    if is <= limit_is {
+        Ok(())
+    } else {
+        Err(Unacceptable::Limit(limit(what, is, limit_is)))
+    }
+}
+
+fn limit(what: impl fmt::Display, is: usize, limit_is: usize) -> Violation {
+    Violation {
+        message: format!("the session has {is} {what}; the limit is {limit_is}"),
+        code: LIMIT_EXCEEDED,
+    }
+}
+
+fn lossy(name: &[u8]) -> String {
+    String::from_utf8_lossy(name).into_owned()
+}
