@@ -134,6 +134,27 @@ impl Store {
         Ok(Agent::from_row(&row)?)
     }
 
+    /// The agent of this name, if it is registered and not revoked.
+    ///
+    /// # Errors
+    /// The store is away.
+    pub async fn find_agent(&self, name: &str) -> Result<Option<Agent>, StoreError> {
+        let sql = format!("select {AGENT_COLUMNS} from agents where name = $1 and revoked_at is null");
+        let row = self.read_opt("finding an agent", &sql, &[(&name, Type::TEXT)]).await?;
+        row.as_ref().map(Agent::from_row).transpose()
+    }
+
+    /// Names of the agents that are linked to any live replica.
+    ///
+    /// # Errors
+    /// The store is away.
+    pub async fn agents_linked(&self) -> Result<Vec<String>, StoreError> {
+        let sql = "select distinct a.name from agents a join replica_links l on l.agent_id = a.id \
+             join replicas r on r.id = l.replica_id where a.revoked_at is null and r.released_at is null \
+             and r.lost_at is null and r.lease_until > clock_timestamp() order by a.name";
+        self.read("listing linked agents", sql, &[]).await?.iter().map(|row| get(row, "name")).collect()
+    }
+
     /// Ends an agent's token; every replica hears of it and closes the agent's links.
     ///
     /// # Errors

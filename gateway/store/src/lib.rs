@@ -17,6 +17,8 @@ pub mod names;
 pub mod pool;
 mod random;
 pub mod replicas;
+#[cfg(test)]
+mod resource_tests;
 pub mod seal;
 pub mod sessions;
 pub mod settings;

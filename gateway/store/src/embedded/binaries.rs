@@ -25,12 +25,15 @@ impl Binaries {
     /// `NoBinaries`, saying what to install. `Ok` may be of another version than asked for: the caller knows the folder.
     pub fn find(major: Option<u32>) -> Result<Self, EmbeddedError> {
         let mut found: Vec<Self> = candidates().iter().filter_map(|bin| Self::at(bin)).collect();
-        found.sort_by_key(|binaries| binaries.major);
-        let wanted = found.iter().position(|binaries| Some(binaries.major) == major);
-        let chosen = wanted.map_or_else(|| found.last(), |index| found.get(index)).cloned();
-        chosen.ok_or_else(|| EmbeddedError::NoBinaries {
-            looked: LOOKED.to_owned(),
-        })
+        // Stable: of one version, the package's own folder comes before what PATH has.
+        found.sort_by_key(|binaries| std::cmp::Reverse(binaries.major));
+        let wanted = found.iter().find(|binaries| Some(binaries.major) == major);
+        wanted
+            .or(found.first())
+            .cloned()
+            .ok_or_else(|| EmbeddedError::NoBinaries {
+                looked: LOOKED.to_owned(),
+            })
     }
 
     pub fn program(&self, name: &str) -> PathBuf {
