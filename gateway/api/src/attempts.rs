@@ -6,8 +6,10 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Entries kept; the longest untouched one makes way.
+/// Entries kept; the longest untouched ones make way.
 const ENTRIES_MAX: usize = 10_000;
+/// How many make way at once, so that a flood pays for the search seldom.
+const ENTRIES_DROPPED: usize = ENTRIES_MAX / 10;
 /// Failures are forgotten this long after the last one, in seconds.
 const FORGET_AFTER_S: u64 = 15 * 60;
 /// Failures of one account from one address before it must wait.
@@ -121,9 +123,16 @@ fn wait_s(table: &HashMap<Key, Entry>, key: &Key, free: u32, max_s: u64, now: In
 fn count(table: &mut HashMap<Key, Entry>, key: Key, now: Instant) {
     if !table.contains_key(&key) && table.len() >= ENTRIES_MAX {
         table.retain(|_, e| now.saturating_duration_since(e.last).as_secs() < FORGET_AFTER_S);
-        while table.len() >= ENTRIES_MAX {
-            let Some(oldest) = table.iter().min_by_key(|(_, e)| e.last).map(|(k, _)| k.clone()) else { break };
-            table.remove(&oldest);
+        if table.len() >= ENTRIES_MAX {
+            let mut ages: Vec<Instant> = table.values().map(|e| e.last).collect();
+            let (_, limit, _) = ages.select_nth_unstable(ENTRIES_DROPPED);
+            let limit = *limit;
+            let mut left = ENTRIES_DROPPED;
+            table.retain(|_, e| {
+                let old = e.last <= limit && left > 0;
+                left = left.saturating_sub(usize::from(old));
+                !old
+            });
         }
     }
     let failures = failures(table, &key, now).saturating_add(1);

@@ -66,6 +66,13 @@ impl Body {
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // serde would take an array for a struct.
+    if bytes.trim_ascii_start().first().is_some_and(|b| *b != b'{') {
+        return Err(match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+            Ok(_) => Problem::field("body", "The body must be a JSON object."),
+            Err(e) => Problem::malformed(format!("The body is not JSON: line {}, column {}.", e.line(), e.column())),
+        });
+    }
     let error = match serde_json::from_slice(bytes) {
         Ok(value) => return Ok(value),
         Err(error) => error,
@@ -161,7 +168,8 @@ mod tests {
         assert_eq!(refused(r#"{"name":"a","secret":"hunter2"}"#), (422, Some("secret".into())));
         assert_eq!(refused(r#"{"name":"a","secret":{"hunter2":"x"}}"#), (422, Some("secret".into())));
         assert_eq!(refused("[]").0, 422);
-        assert_eq!(refused("\"hunter2\"").0, 400);
+        assert_eq!(refused(r#"["hunter2"]"#).0, 422);
+        assert_eq!(refused("\"hunter2\"").0, 422);
         assert_eq!(refused("{").0, 400);
         assert_eq!(refused("{hunter2").0, 400);
     }

@@ -11,7 +11,7 @@ mod connection_view;
 mod connections;
 pub mod control;
 mod credentials;
-mod events;
+pub mod events;
 mod finish;
 mod login;
 pub mod openapi;

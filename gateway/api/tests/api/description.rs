@@ -1,0 +1,101 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use serde_json::Value;
+
+use crate::rig::rig;
+
+/// Every route and its documented statuses.
+const ROUTES: &[(&str, &str, &[u16])] = &[
+    ("get", "/healthz", &[200]),
+    ("get", "/readyz", &[200, 503]),
+    ("get", "/api/ca.pem", &[200, 500, 503]),
+    ("get", "/api/openapi.json", &[200, 500, 503]),
+    ("post", "/api/login", &[200, 400, 401, 413, 415, 422, 429, 500, 503]),
+    ("get", "/api/users", &[200, 401, 403, 422, 500, 503]),
+    ("post", "/api/users", &[201, 400, 401, 403, 409, 413, 415, 422, 500, 503]),
+    ("get", "/api/agents", &[200, 401, 403, 422, 500, 503]),
+    ("post", "/api/agents", &[201, 400, 401, 403, 409, 413, 415, 422, 500, 503]),
+    ("delete", "/api/agents/{name}", &[204, 401, 403, 404, 500, 503]),
+    ("get", "/api/connections", &[200, 401, 403, 422, 500, 503]),
+    ("post", "/api/connections", &[201, 400, 401, 403, 409, 413, 415, 422, 500, 503]),
+    ("get", "/api/connections/{name}", &[200, 401, 403, 404, 500, 503]),
+    ("put", "/api/connections/{name}", &[200, 400, 401, 403, 404, 412, 413, 415, 422, 500, 503]),
+    ("delete", "/api/connections/{name}", &[204, 400, 401, 403, 404, 412, 500, 503]),
+    ("post", "/api/connections/{name}/credentials", &[201, 400, 401, 403, 404, 413, 415, 422, 500, 503]),
+    ("get", "/api/credentials", &[200, 401, 403, 422, 500, 503]),
+    ("delete", "/api/credentials/{id}", &[204, 401, 403, 404, 500, 503]),
+    ("get", "/api/sessions", &[200, 401, 403, 422, 500, 503]),
+    ("get", "/api/sessions/{id}", &[200, 401, 403, 404, 500, 503]),
+    ("get", "/api/sessions/{id}/events", &[200, 401, 403, 404, 422, 500, 503]),
+    ("post", "/api/sessions/{id}/kill", &[202, 401, 403, 404, 409, 500, 503]),
+];
+
+#[actix_web::test]
+async fn the_description_lists_every_route_with_its_statuses() {
+    let rig = rig().await;
+    let document = rig.get("/api/openapi.json", "").await.json();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
+    let mut described = BTreeMap::new();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let mut statuses: Vec<u16> =
+                operation["responses"].as_object().unwrap().keys().map(|s| s.parse().unwrap()).collect();
+            statuses.sort_unstable();
+            described.insert((method.clone(), path.clone()), statuses);
+        }
+    }
+    let expected: BTreeMap<_, _> =
+        ROUTES.iter().map(|(m, p, s)| (((*m).to_owned(), (*p).to_owned()), s.to_vec())).collect();
+    assert_eq!(described, expected);
+}
+
+/// Where a `$ref` leads that leads nowhere.
+fn dangling(value: &Value, document: &Value, out: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => {
+            if let Some(Value::String(target)) = members.get("$ref")
+                && document.pointer(target.trim_start_matches('#')).is_none()
+            {
+                out.push(target.clone());
+            }
+            members.values().for_each(|v| dangling(v, document, out));
+        }
+        Value::Array(items) => items.iter().for_each(|v| dangling(v, document, out)),
+        _ => {}
+    }
+}
+
+#[actix_web::test]
+async fn the_description_refers_only_to_what_it_holds_and_names_operations_once() {
+    let rig = rig().await;
+    let document = rig.get("/api/openapi.json", "").await.json();
+    let mut lost = Vec::new();
+    dangling(&document, &document, &mut lost);
+    assert_eq!(lost, Vec::<String>::new());
+    let mut names: Vec<&str> = document["paths"]
+        .as_object()
+        .unwrap()
+        .values()
+        .flat_map(|item| item.as_object().unwrap().values().map(|o| o["operationId"].as_str().unwrap()))
+        .collect();
+    let all = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!(names.len(), all);
+}
+
+#[actix_web::test]
+async fn health_and_the_ca_need_no_sign_in() {
+    let rig = rig().await;
+    assert_eq!(rig.get("/healthz", "").await.status, 200);
+    assert_eq!(rig.get("/readyz", "").await.status, 200);
+    rig.fake.not_ready.store(true, Ordering::Relaxed);
+    let not_ready = rig.get("/readyz", "").await;
+    assert_eq!(not_ready.status, 503);
+    assert_eq!(not_ready.json()["links"]["detail"], "no link");
+    let pem = rig.get("/api/ca.pem", "").await;
+    assert!(pem.text.starts_with("-----BEGIN CERTIFICATE-----"));
+    assert_eq!(pem.header("x-content-type-options"), "nosniff");
+    assert!(pem.header("strict-transport-security").starts_with("max-age"));
+}

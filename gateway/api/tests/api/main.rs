@@ -1,0 +1,9 @@
+//! The API over a real PostgreSQL, with a gateway that only remembers what it was asked.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod access;
+mod change;
+mod description;
+mod login;
+mod rig;
+mod sessions;
