@@ -34,3 +34,13 @@ pub trait Recorder: 'static {
 
 /// Longest time that an appended event waits for its `write`, in milliseconds.
 pub const FLUSH_INTERVAL_MS: u64 = 20;
+
+impl<R: Recorder + ?Sized> Recorder for Box<R> {
+    fn append(&mut self, body: Body) -> Result<(), RecordError> {
+        (**self).append(body)
+    }
+
+    fn commit(&mut self) -> Result<Commit, RecordError> {
+        (**self).commit()
+    }
+}

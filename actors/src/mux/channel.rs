@@ -9,8 +9,9 @@ use tokio::time::Instant;
 
 use super::credit::{Grant, ReceiveCredit, SendCredit, WINDOW_DECAY};
 use super::outbox::Ordered;
-use super::{LinkError, Mux, Slot};
+use super::{LinkError, Mux};
 use crate::budget::ByteBudget;
+use crate::slot::Slot;
 
 /// Frames smaller than this that wait behind others are copied together, in bytes: a small frame's `Bytes` may keep a
 /// whole transport buffer alive.

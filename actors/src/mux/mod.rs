@@ -38,6 +38,7 @@ pub use self::outbox::{OUTBOX_BYTES, OUTBOX_CONTROLS, OUTBOX_FRAMES, Outbox};
 use self::channel::ChannelState;
 use self::outbox::{Ordered, OutQueue, Unqueued, Urgent};
 use crate::budget::ByteBudget;
+use crate::slot::Slot;
 
 /// Events that wait for `next_event` at most; a peer that sends more unread ones oversteps.
 pub const EVENTS_MAX: usize = 64;
@@ -98,33 +99,6 @@ struct Core {
     ended: Option<LinkError>,
     /// This side has sent its `Close`.
     closed: bool,
-}
-
-/// A waker that is kept between waits, and is only woken while somebody waits.
-#[derive(Default)]
-struct Slot {
-    waker: Option<Waker>,
-    armed: bool,
-}
-
-impl Slot {
-    fn wait(&mut self, cx: &Context<'_>) {
-        match &self.waker {
-            Some(waker) if waker.will_wake(cx.waker()) => {}
-            _ => self.waker = Some(cx.waker().clone()),
-        }
-        self.armed = true;
-    }
-
-    /// Wakes who waits, but not the task that is running now (`running`): it polls its waiters itself.
-    fn wake(&mut self, running: Option<&Waker>) {
-        if std::mem::take(&mut self.armed)
-            && let Some(waker) = &self.waker
-            && !running.is_some_and(|running| running.will_wake(waker))
-        {
-            waker.wake_by_ref();
-        }
-    }
 }
 
 impl Mux {
