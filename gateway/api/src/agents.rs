@@ -25,7 +25,12 @@ pub struct Agent {
 
 impl Agent {
     fn new(agent: StoredAgent, online: bool) -> Self {
-        Self { id: agent.id, name: agent.name, online, created_at: agent.created_at }
+        Self {
+            id: agent.id,
+            name: agent.name,
+            online,
+            created_at: agent.created_at,
+        }
     }
 }
 
@@ -82,9 +87,19 @@ pub async fn register_agent(caller: Caller, body: Body) -> Result<HttpResponse, 
     let state = caller.state();
     let registered = state.store.register_agent(&new.name, &caller.witness()).await?;
     let pin = state.store.installation().ca.pin();
-    let key = hoop_key(&registered.agent.name, &registered.token, &state.control.link_address(), &pin);
+    let key = hoop_key(
+        &registered.agent.name,
+        &registered.token,
+        &state.control.link_address(),
+        &pin,
+    );
     let agent = registered.agent;
-    let view = RegisteredAgent { id: agent.id, name: agent.name, key: key.to_string(), created_at: agent.created_at };
+    let view = RegisteredAgent {
+        id: agent.id,
+        name: agent.name,
+        key: key.to_string(),
+        created_at: agent.created_at,
+    };
     Ok(HttpResponse::Created().json(view))
 }
 

@@ -64,19 +64,27 @@ impl Attempts {
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let pair = Key::Pair(account.clone(), address);
         let wait = wait_s(&table, &pair, PAIR_FREE, PAIR_WAIT_MAX_S, now);
-        let spread = address.map_or(0, |a| wait_s(&table, &Key::Address(a), ADDRESS_FREE, ADDRESS_WAIT_MAX_S, now));
+        let spread = address.map_or(0, |a| {
+            wait_s(&table, &Key::Address(a), ADDRESS_FREE, ADDRESS_WAIT_MAX_S, now)
+        });
         let wait = wait.max(spread);
         if wait > 0 {
             return Err(wait);
         }
         let others = failures(&table, &Key::Account(account.clone()), now).saturating_sub(ACCOUNT_FREE);
-        let slow_ms = u64::from(others).saturating_mul(ACCOUNT_SLOW_STEP_MS).min(ACCOUNT_SLOW_MAX_MS);
+        let slow_ms = u64::from(others)
+            .saturating_mul(ACCOUNT_SLOW_STEP_MS)
+            .min(ACCOUNT_SLOW_MAX_MS);
         count(&mut table, pair, now);
         count(&mut table, Key::Account(account.clone()), now);
         if let Some(address) = address {
             count(&mut table, Key::Address(address), now);
         }
-        Ok(Attempt { account, address, slow: Duration::from_millis(slow_ms) })
+        Ok(Attempt {
+            account,
+            address,
+            slow: Duration::from_millis(slow_ms),
+        })
     }
 
     /// The password was right: this attempt was no failure, and the pair's failures are forgotten.
@@ -177,7 +185,9 @@ mod tests {
     fn one_address_cannot_try_every_account() {
         let attempts = Attempts::default();
         let now = Instant::now();
-        let refused = (0..200).filter(|n| attempts.begin(&format!("user{n}"), address(1), now).is_err()).count();
+        let refused = (0..200)
+            .filter(|n| attempts.begin(&format!("user{n}"), address(1), now).is_err())
+            .count();
         assert_eq!(refused, 200 - ADDRESS_FREE as usize);
     }
 

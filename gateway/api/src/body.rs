@@ -2,7 +2,6 @@
 //!
 //! INVARIANT: no value of a body occurs in an error: a password in the wrong place must not come back.
 
-use actix_web::http::StatusCode;
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{FromRequest, HttpRequest, dev};
 use futures_util::StreamExt;
@@ -30,10 +29,17 @@ impl FromRequest for Body {
     type Future = Ready<Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, payload: &mut dev::Payload) -> Self::Future {
-        let content_type = request.headers().get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let content_type = request
+            .headers()
+            .get(CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default();
         let media_type = content_type.split(';').next().unwrap_or_default().trim();
         let is_json = media_type.eq_ignore_ascii_case("application/json");
-        ready(Ok(Self { payload: payload.take(), is_json }))
+        ready(Ok(Self {
+            payload: payload.take(),
+            is_json,
+        }))
     }
 }
 
@@ -41,23 +47,13 @@ impl Body {
     /// The body as `T`, whose unknown members are refused where `T` says so.
     pub async fn json<T: DeserializeOwned>(mut self, max_bytes: usize) -> Result<T, Problem> {
         if !self.is_json {
-            return Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported-media-type",
-                "Unsupported media type",
-                "Send the body as application/json.",
-            ));
+            return Err(Problem::not_json());
         }
         let mut bytes = Zeroizing::new(Vec::new());
         while let Some(chunk) = self.payload.next().await {
             let chunk = chunk.map_err(|_| Problem::malformed("The body broke off."))?;
             if bytes.len().saturating_add(chunk.len()) > max_bytes {
-                return Err(Problem::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "too-large",
-                    "Too large",
-                    format!("The body may have at most {max_bytes} bytes."),
-                ));
+                return Err(Problem::too_large(max_bytes));
             }
             bytes.extend_from_slice(&chunk);
         }
@@ -70,7 +66,11 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     if bytes.trim_ascii_start().first().is_some_and(|b| *b != b'{') {
         return Err(match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
             Ok(_) => Problem::field("body", "The body must be a JSON object."),
-            Err(e) => Problem::malformed(format!("The body is not JSON: line {}, column {}.", e.line(), e.column())),
+            Err(e) => Problem::malformed(format!(
+                "The body is not JSON: line {}, column {}.",
+                e.line(),
+                e.column()
+            )),
         });
     }
     let error = match serde_json::from_slice(bytes) {
@@ -79,19 +79,16 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     };
     let place = format!("line {}, column {}", error.line(), error.column());
     match error.classify() {
-        Category::Data => Err(member(&error.to_string(), bytes, &place, |v| serde_json::from_value::<T>(v).err())),
+        Category::Data => Err(member(&error.to_string(), bytes, &place, |v| {
+            serde_json::from_value::<T>(v).err()
+        })),
         Category::Eof => Err(Problem::malformed("The body is not whole JSON: it ends too early.")),
         Category::Io | Category::Syntax => Err(Problem::malformed(format!("The body is not JSON: {place}."))),
     }
 }
 
 /// The problem of a body that is JSON but not of the right shape, naming the member.
-fn member(
-    message: &str,
-    bytes: &[u8],
-    place: &str,
-    try_again: impl Fn(Value) -> Option<serde_json::Error>,
-) -> Problem {
+fn member(message: &str, bytes: &[u8], place: &str, try_again: impl Fn(Value) -> Option<serde_json::Error>) -> Problem {
     let quoted = |prefix: &str| {
         let rest = message.strip_prefix(prefix)?.strip_prefix(" `")?;
         Some(rest.split_once('`')?.0.to_owned())
@@ -107,7 +104,9 @@ fn member(
         return Problem::field(name.clone(), format!("The member {name} is there twice."));
     }
     // What follows the last "expected" comes from our types, never from the body.
-    let expected = message.rsplit_once(", expected ").map_or("another value", |(_, expected)| expected);
+    let expected = message
+        .rsplit_once(", expected ")
+        .map_or("another value", |(_, expected)| expected);
     let expected = expected.split(" at line ").next().unwrap_or(expected);
     let Ok(Value::Object(members)) = serde_json::from_slice::<Value>(bytes) else {
         return Problem::malformed("The body must be a JSON object.");
@@ -130,6 +129,7 @@ fn member(
 
 #[cfg(test)]
 mod tests {
+    use actix_web::ResponseError;
     use serde::Deserialize;
 
     use super::*;
@@ -155,18 +155,30 @@ mod tests {
     fn refused(text: &str) -> (u16, Option<String>) {
         let problem = parse::<Small>(text.as_bytes()).unwrap_err();
         assert!(!problem.detail.contains("hunter2"), "{}", problem.detail);
-        (problem.status, problem.field)
+        (problem.status_code().as_u16(), problem.field)
     }
 
     #[test]
     fn a_refusal_names_the_member_and_repeats_no_value() {
-        assert_eq!(refused(r#"{"name":"a","extra":"hunter2"}"#), (422, Some("extra".into())));
+        assert_eq!(
+            refused(r#"{"name":"a","extra":"hunter2"}"#),
+            (422, Some("extra".into()))
+        );
         assert_eq!(refused(r#"{"port":1}"#), (422, Some("name".into())));
         assert_eq!(refused(r#"{"name":"a","name":"b"}"#), (422, Some("name".into())));
-        assert_eq!(refused(r#"{"name":"a","port":"hunter2, expected hunter2"}"#), (422, Some("port".into())));
+        assert_eq!(
+            refused(r#"{"name":"a","port":"hunter2, expected hunter2"}"#),
+            (422, Some("port".into()))
+        );
         assert_eq!(refused(r#"{"name":"a","port":70000}"#), (422, Some("port".into())));
-        assert_eq!(refused(r#"{"name":"a","secret":"hunter2"}"#), (422, Some("secret".into())));
-        assert_eq!(refused(r#"{"name":"a","secret":{"hunter2":"x"}}"#), (422, Some("secret".into())));
+        assert_eq!(
+            refused(r#"{"name":"a","secret":"hunter2"}"#),
+            (422, Some("secret".into()))
+        );
+        assert_eq!(
+            refused(r#"{"name":"a","secret":{"hunter2":"x"}}"#),
+            (422, Some("secret".into()))
+        );
         assert_eq!(refused("[]").0, 422);
         assert_eq!(refused(r#"["hunter2"]"#).0, 422);
         assert_eq!(refused("\"hunter2\"").0, 422);

@@ -37,7 +37,11 @@ impl Caller {
 
     /// Reads everything.
     pub fn require_reader(&self) -> Result<(), Problem> {
-        if self.reads_all() { Ok(()) } else { Err(Problem::forbidden("Only admins and auditors may read this.")) }
+        if self.reads_all() {
+            Ok(())
+        } else {
+            Err(Problem::forbidden("Only admins and auditors may read this."))
+        }
     }
 
     pub const fn reads_all(&self) -> bool {
@@ -46,7 +50,10 @@ impl Caller {
 
     /// Records what this caller changes.
     pub fn witness(&self) -> CallerWitness<'_> {
-        CallerWitness { caller: self, control: self.state.control.as_ref() }
+        CallerWitness {
+            caller: self,
+            control: self.state.control.as_ref(),
+        }
     }
 }
 
@@ -60,7 +67,8 @@ impl Witness for CallerWitness<'_> {
     fn record<'a>(&'a self, kind: &'static str, mut payload: Value) -> BoxFuture<'a, Result<(), String>> {
         let user = &self.caller.user;
         if let Value::Object(members) = &mut payload {
-            let by = json!({"user": user.username, "user_id": user.id, "role": user.role, "address": self.caller.address});
+            let by =
+                json!({"user": user.username, "user_id": user.id, "role": user.role, "address": self.caller.address});
             members.insert("by".into(), by);
         }
         self.control.record(kind, payload)
@@ -79,9 +87,8 @@ impl FromRequest for Caller {
             let state = state.ok_or_else(|| Problem::unavailable("The API is not set up."))?;
             let token = token.ok_or_else(|| Problem::unauthorized(SIGN_IN))?;
             let user = state.store.token_user(&token).await?;
-            let user = user.ok_or_else(|| {
-                Problem::unauthorized(format!("The token is unknown, expired or revoked. {SIGN_IN}"))
-            })?;
+            let user = user
+                .ok_or_else(|| Problem::unauthorized(format!("The token is unknown, expired or revoked. {SIGN_IN}")))?;
             Ok(Self { user, address, state })
         })
     }
@@ -91,5 +98,7 @@ impl FromRequest for Caller {
 fn bearer(request: &HttpRequest) -> Option<zeroize::Zeroizing<String>> {
     let value = request.headers().get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| zeroize::Zeroizing::new(token.trim().to_owned()))
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| zeroize::Zeroizing::new(token.trim().to_owned()))
 }

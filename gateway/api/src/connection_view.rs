@@ -225,6 +225,9 @@ impl Connection {
             secret,
             secret_reference,
         };
-        Self { target: Some(target), ..Self::for_member(stored) }
+        Self {
+            target: Some(target),
+            ..Self::for_member(stored)
+        }
     }
 }

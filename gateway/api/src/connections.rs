@@ -23,7 +23,11 @@ use crate::problem::{Bodied, Listed, Missing, Problem, Signed, Taken, Versioned}
 pub async fn list_connections(request: HttpRequest, caller: Caller) -> Result<web::Json<Page<Connection>>, Problem> {
     let page: PageQuery = query(&request)?;
     let limit = page.limit()?;
-    let rows = caller.state().store.list_connections(page.after()?, limit.into()).await?;
+    let rows = caller
+        .state()
+        .store
+        .list_connections(page.after()?, limit.into())
+        .await?;
     let Page { items, next } = Page::cut(rows, limit, |c| c.name.clone(), |c| c);
     let items = items.into_iter().filter_map(|c| visible(&caller, c)).collect();
     Ok(web::Json(Page { items, next }))
@@ -48,9 +52,15 @@ pub async fn create_connection(caller: Caller, body: Body) -> Result<HttpRespons
         SecretChange::Set(secret) => Some(secret),
         SecretChange::Keep | SecretChange::Remove => None,
     };
-    let stored = caller.state().store.create_connection(&name, settings, secret, &caller.witness()).await?;
+    let stored = caller
+        .state()
+        .store
+        .create_connection(&name, settings, secret, &caller.witness())
+        .await?;
     let tag = etag(&stored);
-    Ok(HttpResponse::Created().insert_header((ETAG, tag)).json(Connection::whole(stored)))
+    Ok(HttpResponse::Created()
+        .insert_header((ETAG, tag))
+        .json(Connection::whole(stored)))
 }
 
 /// One connection.
@@ -65,7 +75,12 @@ pub async fn create_connection(caller: Caller, body: Body) -> Result<HttpRespons
 )]
 #[get("/connections/{name}")]
 pub async fn get_connection(caller: Caller, name: web::Path<String>) -> Result<HttpResponse, Problem> {
-    let stored = caller.state().store.find_connection(&name).await?.ok_or_else(|| missing(&name))?;
+    let stored = caller
+        .state()
+        .store
+        .find_connection(&name)
+        .await?
+        .ok_or_else(|| missing(&name))?;
     let tag = etag(&stored);
     let view = visible(&caller, stored).ok_or_else(|| missing(&name))?;
     Ok(HttpResponse::Ok().insert_header((ETAG, tag)).json(view))
@@ -97,12 +112,19 @@ pub async fn update_connection(
     let new: ConnectionSettings = body.json(CA_BODY_MAX_BYTES).await?;
     let (new_name, settings, secret) = parts(new);
     if new_name != *name {
-        return Err(Problem::field("name", "A connection keeps its name: name must be the one in the path."));
+        return Err(Problem::field(
+            "name",
+            "A connection keeps its name: name must be the one in the path.",
+        ));
     }
     let store = &caller.state().store;
-    let stored = store.update_connection(&name, settings, secret, version, &caller.witness()).await?;
+    let stored = store
+        .update_connection(&name, settings, secret, version, &caller.witness())
+        .await?;
     let tag = etag(&stored);
-    Ok(HttpResponse::Ok().insert_header((ETAG, tag)).json(Connection::whole(stored)))
+    Ok(HttpResponse::Ok()
+        .insert_header((ETAG, tag))
+        .json(Connection::whole(stored)))
 }
 
 /// Delete a connection. Its credentials and sessions end, its secret is destroyed.
@@ -123,7 +145,11 @@ pub async fn delete_connection(
 ) -> Result<HttpResponse, Problem> {
     caller.require_admin()?;
     let version = if_match(&request)?;
-    caller.state().store.delete_connection(&name, version, &caller.witness()).await?;
+    caller
+        .state()
+        .store
+        .delete_connection(&name, version, &caller.witness())
+        .await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -136,7 +162,9 @@ fn visible(caller: &Caller, stored: Stored) -> Option<Connection> {
     if caller.reads_all() {
         return Some(Connection::whole(stored));
     }
-    stored.may_be_used_by(&caller.user).then(|| Connection::for_member(stored))
+    stored
+        .may_be_used_by(&caller.user)
+        .then(|| Connection::for_member(stored))
 }
 
 fn etag(stored: &Stored) -> String {
@@ -145,16 +173,19 @@ fn etag(stored: &Stored) -> String {
 
 /// RFC 9110 §13.1.1, with one strong tag or `*`.
 fn if_match(request: &HttpRequest) -> Result<Option<i64>, Problem> {
-    let Some(value) = request.headers().get(IF_MATCH) else { return Ok(None) };
+    let Some(value) = request.headers().get(IF_MATCH) else {
+        return Ok(None);
+    };
     let value = value.to_str().unwrap_or_default().trim();
     if value == "*" {
         return Ok(None);
     }
-    let version = value.strip_prefix('"').and_then(|v| v.strip_suffix('"')).and_then(|v| v.parse().ok());
+    let version = value
+        .strip_prefix('"')
+        .and_then(|v| v.strip_suffix('"'))
+        .and_then(|v| v.parse().ok());
     version.map(Some).ok_or_else(|| {
-        let mut problem = Problem::malformed("If-Match must be the ETag that was read, in its quotes, or *.");
-        problem.field = Some("If-Match".into());
-        problem
+        Problem::malformed("If-Match must be the ETag that was read, in its quotes, or *.").of("If-Match")
     })
 }
 

@@ -62,12 +62,18 @@ pub struct Check {
 impl Check {
     #[must_use]
     pub const fn good() -> Self {
-        Self { ok: true, detail: String::new() }
+        Self {
+            ok: true,
+            detail: String::new(),
+        }
     }
 
     #[must_use]
     pub fn bad(detail: impl Into<String>) -> Self {
-        Self { ok: false, detail: detail.into() }
+        Self {
+            ok: false,
+            detail: detail.into(),
+        }
     }
 }
 

@@ -94,11 +94,18 @@ pub async fn make_credential(caller: Caller, name: web::Path<String>, body: Body
     let connection = state.store.find_connection(&name).await?.ok_or_else(missing)?;
     if !connection.may_be_used_by(&caller.user) {
         // Who may not read all connections does not learn here which ones exist.
-        return Err(if caller.reads_all() { Problem::forbidden("Auditors read, and reach nothing.") } else { missing() });
+        return Err(if caller.reads_all() {
+            Problem::forbidden("Auditors read, and reach nothing.")
+        } else {
+            missing()
+        });
     }
     let new: NewCredential = body.json(BODY_MAX_BYTES).await?;
     let ttl_s = new.ttl_seconds.unwrap_or(TTL_DEFAULT_S);
-    let made = state.store.make_credential(&caller.user, &connection, ttl_s, &caller.witness()).await?;
+    let made = state
+        .store
+        .make_credential(&caller.user, &connection, ttl_s, &caller.witness())
+        .await?;
     let (host, port) = state.control.postgres_address();
     let id = made.credential.id;
     let database = connection.settings.default_database;
@@ -113,7 +120,9 @@ pub async fn make_credential(caller: Caller, name: web::Path<String>, body: Body
         database,
     };
     let mut response = HttpResponse::Created().json(view);
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+        .headers_mut()
+        .insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
 }
 
@@ -129,7 +138,11 @@ pub async fn list_credentials(request: HttpRequest, caller: Caller) -> Result<we
     let page: PageQuery = query(&request)?;
     let limit = page.limit()?;
     let only = (!caller.reads_all()).then_some(caller.user.id);
-    let rows = caller.state().store.list_credentials(only, page.after()?, limit.into()).await?;
+    let rows = caller
+        .state()
+        .store
+        .list_credentials(only, page.after()?, limit.into())
+        .await?;
     Ok(web::Json(Page::cut(rows, limit, |c| c.id.clone(), Credential::from)))
 }
 

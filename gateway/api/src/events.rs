@@ -35,8 +35,14 @@ pub enum EventBody {
     Outcome(Outcome),
     Output(Output),
     Cut(Cut),
-    Notice { notice: String, text: String },
-    Control { control: String, by: String },
+    Notice {
+        notice: String,
+        text: String,
+    },
+    Control {
+        control: String,
+        by: String,
+    },
     Ended(Ended),
     /// Written by a newer release.
     Unknown,
@@ -149,7 +155,11 @@ pub struct Ended {
 impl EventView {
     pub fn new(event: evidence::Event, rows: &mut Rows) -> Self {
         let body = event.body.map_or(EventBody::Unknown, |body| view(body, rows));
-        Self { seq: event.seq, offset_us: event.offset_us, body }
+        Self {
+            seq: event.seq,
+            offset_us: event.offset_us,
+            body,
+        }
     }
 }
 
@@ -181,8 +191,14 @@ fn view(body: Body, rows: &mut Rows) -> EventBody {
             bytes: e.bytes,
             sha256: hexadecimal(&e.sha256),
         }),
-        Body::Notice(e) => EventBody::Notice { notice: e.kind, text: e.text },
-        Body::Control(e) => EventBody::Control { control: e.kind, by: e.by },
+        Body::Notice(e) => EventBody::Notice {
+            notice: e.kind,
+            text: e.text,
+        },
+        Body::Control(e) => EventBody::Control {
+            control: e.kind,
+            by: e.by,
+        },
         Body::Ended(e) => EventBody::Ended(Ended {
             code: e.code,
             message: e.message,
@@ -221,9 +237,19 @@ fn attempt(e: evidence::Attempt) -> Attempt {
     let value = |v: evidence::Value| {
         let (text, base64) = shown(&v.data);
         let text = if v.null { None } else { Some(text) };
-        Value { null: v.null, format: v.format, text, base64, cut_bytes: v.cut_bytes }
+        Value {
+            null: v.null,
+            format: v.format,
+            text,
+            base64,
+            cut_bytes: v.cut_bytes,
+        }
     };
-    let verdict = |v: evidence::Verdict| Verdict { stage: v.stage, verdict: v.verdict, reason: v.reason };
+    let verdict = |v: evidence::Verdict| Verdict {
+        stage: v.stage,
+        verdict: v.verdict,
+        reason: v.reason,
+    };
     Attempt {
         statement: e.statement,
         statement_kind: e.kind,
@@ -242,16 +268,21 @@ fn attempt(e: evidence::Attempt) -> Attempt {
 fn shown(bytes: &[u8]) -> (String, Option<String>) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (text.to_owned(), None),
-        Err(_) => (String::from_utf8_lossy(bytes).into_owned(), Some(STANDARD.encode(bytes))),
+        Err(_) => (
+            String::from_utf8_lossy(bytes).into_owned(),
+            Some(STANDARD.encode(bytes)),
+        ),
     }
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len().saturating_mul(2)), |mut out, b| {
-        let _ = write!(out, "{b:02x}");
-        out
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len().saturating_mul(2)), |mut out, b| {
+            let _ = write!(out, "{b:02x}");
+            out
+        })
 }
 
 /// Reads DataRow messages (PostgreSQL manual, "Message Formats") out of recorded results, across chunks of one page.
@@ -294,16 +325,23 @@ impl Rows {
 /// A message's type, its body and what follows; `Some(None)` where it is not whole; `None` where it is no message.
 #[allow(clippy::option_option, clippy::type_complexity)]
 fn message(bytes: &[u8]) -> Option<Option<(u8, &[u8], &[u8])>> {
-    let Some((&kind, rest)) = bytes.split_first() else { return Some(None) };
+    let Some((&kind, rest)) = bytes.split_first() else {
+        return Some(None);
+    };
     if !kind.is_ascii_alphanumeric() {
         return None;
     }
-    let Some((length, rest)) = rest.split_first_chunk::<4>() else { return Some(None) };
+    let Some((length, rest)) = rest.split_first_chunk::<4>() else {
+        return Some(None);
+    };
     let body_bytes = usize::try_from(u32::from_be_bytes(*length)).ok()?.checked_sub(4)?;
     if body_bytes > 1 << 30 {
         return None;
     }
-    Some(rest.split_at_checked(body_bytes).map(|(body, after)| (kind, body, after)))
+    Some(
+        rest.split_at_checked(body_bytes)
+            .map(|(body, after)| (kind, body, after)),
+    )
 }
 
 fn row(body: &[u8]) -> Option<String> {

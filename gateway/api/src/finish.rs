@@ -4,7 +4,6 @@ use std::sync::LazyLock;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ResourceDef, ServiceRequest, ServiceResponse};
-use actix_web::http::StatusCode;
 use actix_web::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY, STRICT_TRANSPORT_SECURITY,
     X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
@@ -24,7 +23,10 @@ const HEADERS: [(HeaderName, HeaderValue); 5] = [
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
     (REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-    (CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'")),
+    (
+        CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"),
+    ),
     (CACHE_CONTROL, HeaderValue::from_static("no-store")),
 ];
 
@@ -34,11 +36,15 @@ pub async fn finish(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
     let response = next.call(request).await?;
-    let problem = response.response().error().and_then(|e| e.as_error::<Problem>()).cloned();
+    let problem = response
+        .response()
+        .error()
+        .and_then(|e| e.as_error::<Problem>())
+        .cloned();
     let mut response = response.map_into_boxed_body();
     if let Some(problem) = problem {
         let (request, _) = response.into_parts();
-        let body = problem.at(&instance(&request)).error_response();
+        let body = problem.at(instance(&request)).error_response();
         response = ServiceResponse::new(request, body);
     }
     let https = response
@@ -62,27 +68,31 @@ struct Route {
 
 static ROUTES: LazyLock<Vec<Route>> = LazyLock::new(|| {
     let route = |(path, item): (&String, &PathItem)| {
-        let methods = [("GET", &item.get), ("POST", &item.post), ("PUT", &item.put), ("DELETE", &item.delete)];
-        let methods: Vec<&str> = methods.into_iter().filter(|(_, o)| o.is_some()).map(|(m, _)| m).collect();
-        Route { path: ResourceDef::new(path.as_str()), methods: methods.join(", ") }
+        let methods = [
+            ("GET", &item.get),
+            ("POST", &item.post),
+            ("PUT", &item.put),
+            ("DELETE", &item.delete),
+        ];
+        let methods: Vec<&str> = methods
+            .into_iter()
+            .filter(|(_, o)| o.is_some())
+            .map(|(m, _)| m)
+            .collect();
+        Route {
+            path: ResourceDef::new(path.as_str()),
+            methods: methods.join(", "),
+        }
     };
     openapi::document().paths.paths.iter().map(route).collect()
 });
 
 /// 405 where the path has other methods, else 404.
 pub async fn no_such_route(request: HttpRequest) -> HttpResponse {
-    let path = request.path();
-    let problem = match ROUTES.iter().find(|route| route.path.is_match(path)) {
-        Some(route) => {
-            let detail = format!("This path takes {}.", route.methods);
-            let title = "Method not allowed";
-            let mut problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", title, detail);
-            problem.allow = Some(route.methods.clone());
-            problem
-        }
-        None => Problem::not_found("There is nothing at this path. GET /api/openapi.json lists what there is."),
-    };
-    problem.at(&instance(&request)).error_response()
+    let route = ROUTES.iter().find(|route| route.path.is_match(request.path()));
+    let nothing = || Problem::not_found("There is nothing at this path. GET /api/openapi.json lists what there is.");
+    let problem = route.map_or_else(nothing, |route| Problem::method_not_allowed(&route.methods));
+    problem.at(instance(&request)).error_response()
 }
 
 fn instance(request: &HttpRequest) -> String {

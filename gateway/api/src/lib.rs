@@ -43,7 +43,12 @@ pub struct AppState {
 impl AppState {
     #[must_use]
     pub fn new(store: Store, control: Arc<dyn Control>, public_url: impl Into<String>) -> Self {
-        Self { store, control, public_url: public_url.into(), attempts: Attempts::default() }
+        Self {
+            store,
+            control,
+            public_url: public_url.into(),
+            attempts: Attempts::default(),
+        }
     }
 }
 

@@ -35,11 +35,18 @@ pub struct SignedIn {
     responses((status = 200, body = SignedIn), Throttled, Bodied, Open)
 )]
 #[post("/login")]
-pub async fn login(request: HttpRequest, state: web::Data<AppState>, body: Body) -> Result<web::Json<SignedIn>, Problem> {
+pub async fn login(
+    request: HttpRequest,
+    state: web::Data<AppState>,
+    body: Body,
+) -> Result<web::Json<SignedIn>, Problem> {
     let login: Login = body.json(BODY_MAX_BYTES).await?;
     let password = Zeroizing::new(login.password);
     let address = request.peer_addr().map(|a| a.ip());
-    let attempt = state.attempts.begin(&login.username, address, Instant::now()).map_err(Problem::too_many)?;
+    let attempt = state
+        .attempts
+        .begin(&login.username, address, Instant::now())
+        .map_err(Problem::too_many)?;
     if !attempt.slow.is_zero() {
         tokio::time::sleep(attempt.slow).await;
     }
@@ -48,7 +55,13 @@ pub async fn login(request: HttpRequest, state: web::Data<AppState>, body: Body)
         return Err(Problem::unauthorized("The user name or the password is wrong."));
     };
     state.attempts.succeeded(attempt);
-    let issued = state.store.issue_token(user.id, Duration::from_secs(LOGIN_TTL_S)).await?;
+    let issued = state
+        .store
+        .issue_token(user.id, Duration::from_secs(LOGIN_TTL_S))
+        .await?;
     tracing::info!(user = user.username, ?address, "signed in");
-    Ok(web::Json(SignedIn { token: issued.token.to_string(), expires_at: issued.expires_at }))
+    Ok(web::Json(SignedIn {
+        token: issued.token.to_string(),
+        expires_at: issued.expires_at,
+    }))
 }

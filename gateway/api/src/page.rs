@@ -43,7 +43,11 @@ impl PageQuery {
     /// Where the page begins, for lists whose cursor is the last name.
     pub fn after(&self) -> Result<&str, Problem> {
         let cursor = self.cursor.as_deref().unwrap_or_default();
-        if cursor.len() > CURSOR_MAX_BYTES || cursor.contains('\0') { Err(bad_cursor()) } else { Ok(cursor) }
+        if cursor.len() > CURSOR_MAX_BYTES || cursor.contains('\0') {
+            Err(bad_cursor())
+        } else {
+            Ok(cursor)
+        }
     }
 }
 
@@ -57,7 +61,10 @@ pub fn limit(asked: Option<u16>) -> Result<u16, Problem> {
 }
 
 pub fn bad_cursor() -> Problem {
-    Problem::field("cursor", "The cursor is not one of this list. Take `next` of the page before, or leave it out.")
+    Problem::field(
+        "cursor",
+        "The cursor is not one of this list. Take `next` of the page before, or leave it out.",
+    )
 }
 
 impl<T> Page<T> {
@@ -67,7 +74,10 @@ impl<T> Page<T> {
         let more = rows.len() > limit;
         rows.truncate(limit);
         let next = if more { rows.last().map(cursor) } else { None };
-        Self { items: rows.into_iter().map(view).collect(), next }
+        Self {
+            items: rows.into_iter().map(view).collect(),
+            next,
+        }
     }
 }
 
@@ -75,13 +85,21 @@ impl<T> Page<T> {
 pub fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Problem> {
     let refused = |e: actix_web::error::QueryPayloadError| {
         let text = e.to_string();
-        match text.split_once("unknown field `").and_then(|(_, rest)| rest.split_once('`')) {
+        match text
+            .split_once("unknown field `")
+            .and_then(|(_, rest)| rest.split_once('`'))
+        {
             Some((name, _)) => {
                 let name: String = name.chars().take(64).collect();
-                Problem::field(name.clone(), format!("The parameter {name} is not known here. Remove it."))
+                Problem::field(
+                    name.clone(),
+                    format!("The parameter {name} is not known here. Remove it."),
+                )
             }
             None => Problem::field("query", "A parameter has a value that is not acceptable."),
         }
     };
-    web::Query::<T>::from_query(request.query_string()).map(web::Query::into_inner).map_err(refused)
+    web::Query::<T>::from_query(request.query_string())
+        .map(web::Query::into_inner)
+        .map_err(refused)
 }

@@ -16,35 +16,75 @@ use crate::control::ControlError;
 /// RFC 9457 §3.
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
-/// A problem document (RFC 9457).
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub struct Problem {
+/// What goes over the wire.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct Document<'a> {
     /// A stable name for the kind of problem.
     #[serde(rename = "type")]
     #[schema(example = "urn:hoop:problem:invalid-field")]
-    pub kind: String,
-    pub title: &'static str,
-    pub status: u16,
+    kind: String,
+    title: &'a str,
+    status: u16,
     /// What happened, to what, and what to do now.
-    pub detail: String,
+    detail: &'a str,
     /// The path that was asked for.
-    pub instance: String,
+    instance: &'a str,
     /// The member, parameter or header that is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
+}
+
+/// A kind of problem: its stable name, its title and its status.
+#[derive(Debug)]
+struct Kind(&'static str, &'static str, StatusCode);
+
+const MALFORMED: Kind = Kind("malformed", "The request cannot be read", StatusCode::BAD_REQUEST);
+const UNAUTHORIZED: Kind = Kind("not-signed-in", "Not signed in", StatusCode::UNAUTHORIZED);
+const FORBIDDEN: Kind = Kind("forbidden", "Not allowed", StatusCode::FORBIDDEN);
+const NOT_FOUND: Kind = Kind("not-found", "Not found", StatusCode::NOT_FOUND);
+const METHOD: Kind = Kind(
+    "method-not-allowed",
+    "Method not allowed",
+    StatusCode::METHOD_NOT_ALLOWED,
+);
+const CONFLICT: Kind = Kind("conflict", "In conflict with what is", StatusCode::CONFLICT);
+const STALE: Kind = Kind("stale", "Changed in between", StatusCode::PRECONDITION_FAILED);
+const TOO_LARGE: Kind = Kind("too-large", "Too large", StatusCode::PAYLOAD_TOO_LARGE);
+const MEDIA: Kind = Kind(
+    "unsupported-media-type",
+    "Unsupported media type",
+    StatusCode::UNSUPPORTED_MEDIA_TYPE,
+);
+const FIELD: Kind = Kind(
+    "invalid-field",
+    "A field is not acceptable",
+    StatusCode::UNPROCESSABLE_ENTITY,
+);
+const TOO_MANY: Kind = Kind("too-many-attempts", "Too many attempts", StatusCode::TOO_MANY_REQUESTS);
+const INTERNAL: Kind = Kind("internal", "The gateway failed", StatusCode::INTERNAL_SERVER_ERROR);
+const UNAVAILABLE: Kind = Kind("unavailable", "Not available now", StatusCode::SERVICE_UNAVAILABLE);
+
+/// Seconds after which a client may try again what was not available.
+const RETRY_AFTER_S: u32 = 5;
+
+/// A refusal or a failure, on its way to a problem document.
+#[derive(Debug, Clone)]
+pub struct Problem {
+    kind: &'static Kind,
+    pub detail: String,
+    instance: String,
     pub field: Option<String>,
-    #[serde(skip)]
-    pub retry_after_s: Option<u64>,
-    #[serde(skip)]
-    pub allow: Option<String>,
+    retry_after_s: Option<u32>,
+    allow: Option<&'static str>,
 }
 
 impl Problem {
-    pub fn new(status: StatusCode, code: &str, title: &'static str, detail: impl Into<String>) -> Self {
+    fn new(kind: &'static Kind, detail: impl Into<String>) -> Self {
+        let detail = detail.into();
         Self {
-            kind: format!("urn:hoop:problem:{code}"),
-            title,
-            status: status.as_u16(),
-            detail: detail.into(),
+            kind,
+            detail,
             instance: String::new(),
             field: None,
             retry_after_s: None,
@@ -52,82 +92,112 @@ impl Problem {
         }
     }
 
+    /// With the path that was asked for.
     #[must_use]
-    pub fn at(mut self, path: &str) -> Self {
-        path.clone_into(&mut self.instance);
+    pub fn at(mut self, path: String) -> Self {
+        self.instance = path;
+        self
+    }
+
+    #[must_use]
+    pub fn of(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into());
         self
     }
 
     pub fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        let mut problem =
-            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid-field", "A field is not acceptable", detail);
-        problem.field = Some(field.into());
-        problem
+        Self::new(&FIELD, detail).of(field)
     }
 
     pub fn malformed(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "malformed", "The request cannot be read", detail)
+        Self::new(&MALFORMED, detail)
     }
 
     pub fn unauthorized(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::UNAUTHORIZED, "not-signed-in", "Not signed in", detail)
+        Self::new(&UNAUTHORIZED, detail)
     }
 
     pub fn forbidden(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "forbidden", "Not allowed", detail)
+        Self::new(&FORBIDDEN, detail)
     }
 
     pub fn not_found(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
+        Self::new(&NOT_FOUND, detail)
+    }
+
+    pub fn method_not_allowed(methods: &'static str) -> Self {
+        Self {
+            allow: Some(methods),
+            ..Self::new(&METHOD, format!("This path takes {methods}."))
+        }
     }
 
     pub fn conflict(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, "conflict", "In conflict with what is", detail)
+        Self::new(&CONFLICT, detail)
+    }
+
+    pub fn too_large(max_bytes: usize) -> Self {
+        Self::new(&TOO_LARGE, format!("The body may have at most {max_bytes} bytes."))
+    }
+
+    pub fn not_json() -> Self {
+        Self::new(&MEDIA, "Send the body as application/json.")
     }
 
     pub fn too_many(retry_after_s: u64) -> Self {
         let detail = format!("Too many failed sign-ins. Try again in {retry_after_s} s.");
-        let mut problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-attempts", "Too many attempts", detail);
-        problem.retry_after_s = Some(retry_after_s);
-        problem
+        let retry_after_s = Some(u32::try_from(retry_after_s).unwrap_or(u32::MAX));
+        Self {
+            retry_after_s,
+            ..Self::new(&TOO_MANY, detail)
+        }
     }
 
     pub fn unavailable(detail: impl Into<String>) -> Self {
-        let title = "Not available now";
-        let mut problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", title, detail);
-        problem.retry_after_s = Some(5);
-        problem
+        Self {
+            retry_after_s: Some(RETRY_AFTER_S),
+            ..Self::new(&UNAVAILABLE, detail)
+        }
     }
 
     fn internal(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The gateway failed", detail)
+        Self::new(&INTERNAL, detail)
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.status, self.detail)
+        write!(f, "{}: {}", self.kind.0, self.detail)
     }
 }
 
 impl ResponseError for Problem {
     fn status_code(&self) -> StatusCode {
-        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+        self.kind.2
     }
 
     fn error_response(&self) -> HttpResponse {
-        let mut response = HttpResponse::build(self.status_code());
+        let Kind(code, title, status) = self.kind;
+        let mut response = HttpResponse::build(*status);
         response.content_type(MEDIA_TYPE);
-        if self.status == StatusCode::UNAUTHORIZED.as_u16() {
+        if *status == StatusCode::UNAUTHORIZED {
             response.insert_header((WWW_AUTHENTICATE, "Bearer realm=\"hoop\""));
         }
         if let Some(seconds) = self.retry_after_s {
             response.insert_header((RETRY_AFTER, seconds.to_string()));
         }
-        if let Some(methods) = &self.allow {
-            response.insert_header((ALLOW, methods.as_str()));
+        if let Some(methods) = self.allow {
+            response.insert_header((ALLOW, methods));
         }
-        response.body(serde_json::to_string(self).unwrap_or_default())
+        let document = Document {
+            kind: format!("urn:hoop:problem:{code}"),
+            title,
+            status: status.as_u16(),
+            detail: &self.detail,
+            instance: &self.instance,
+            field: self.field.as_deref(),
+        };
+        response.body(serde_json::to_string(&document).unwrap_or_default())
     }
 }
 
@@ -137,10 +207,10 @@ impl From<StoreError> for Problem {
             StoreError::NotFound { what } => Self::not_found(format!("{what} does not exist.")),
             StoreError::Conflict { what } => Self::conflict(format!("{what} exists already.")),
             StoreError::Invalid { field, problem } => Self::field(field, format!("{field} {problem}.")),
-            StoreError::Stale { what, version } => {
-                let detail = format!("{what} was changed in between and is version {version} now. Read it again.");
-                Self::new(StatusCode::PRECONDITION_FAILED, "stale", "Changed in between", detail)
-            }
+            StoreError::Stale { what, version } => Self::new(
+                &STALE,
+                format!("{what} was changed in between and is version {version} now. Read it again."),
+            ),
             StoreError::Unrecorded(why) => {
                 tracing::error!(%why, "an administrative change was refused: it cannot be recorded");
                 Self::internal("Nothing was changed: the change cannot be recorded. See the gateway's log.")
@@ -197,6 +267,13 @@ refusals! {
 }
 
 fn documented(text: &str) -> RefOr<Response> {
-    let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
-    RefOr::T(ResponseBuilder::new().description(text).content(MEDIA_TYPE, content).build())
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name("Problem")))
+        .build();
+    RefOr::T(
+        ResponseBuilder::new()
+            .description(text)
+            .content(MEDIA_TYPE, content)
+            .build(),
+    )
 }

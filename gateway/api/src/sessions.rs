@@ -126,8 +126,14 @@ pub async fn list_sessions(request: HttpRequest, caller: Caller) -> Result<web::
     let asked: SessionsQuery = query(&request)?;
     let limit = limit(asked.limit)?;
     for (name, value) in [("user", &asked.user), ("connection", &asked.connection)] {
-        if value.as_ref().is_some_and(|v| v.len() > FILTER_MAX_BYTES || v.contains('\0')) {
-            return Err(Problem::field(name, format!("{name} must be at most {FILTER_MAX_BYTES} bytes.")));
+        if value
+            .as_ref()
+            .is_some_and(|v| v.len() > FILTER_MAX_BYTES || v.contains('\0'))
+        {
+            return Err(Problem::field(
+                name,
+                format!("{name} must be at most {FILTER_MAX_BYTES} bytes."),
+            ));
         }
     }
     let filter = SessionFilter {
@@ -135,7 +141,11 @@ pub async fn list_sessions(request: HttpRequest, caller: Caller) -> Result<web::
         user_id: (!caller.reads_all()).then_some(caller.user.id),
         connection: asked.connection,
         live: asked.live,
-        after: asked.cursor.as_deref().map(|c| parse_cursor(c).ok_or_else(bad_cursor)).transpose()?,
+        after: asked
+            .cursor
+            .as_deref()
+            .map(|c| parse_cursor(c).ok_or_else(bad_cursor))
+            .transpose()?,
     };
     let rows = caller.state().store.list_sessions(&filter, limit.into()).await?;
     Ok(web::Json(Page::cut(rows, limit, cursor, Session::from)))
@@ -173,12 +183,24 @@ pub async fn session_events(
     caller.require_reader()?;
     let asked: EventsQuery = query(&request)?;
     let limit = limit(asked.limit)?;
-    let after = asked.cursor.as_deref().map_or(Ok(0), |c| c.parse::<u64>().map_err(|_| bad_cursor()))?;
+    let after = asked
+        .cursor
+        .as_deref()
+        .map_or(Ok(0), |c| c.parse::<u64>().map_err(|_| bad_cursor()))?;
     let session = find(&caller, &id).await?;
     let asked_for = usize::from(limit).saturating_add(1);
-    let events = caller.state().control.session_events(session.id, after, asked_for).await?;
+    let events = caller
+        .state()
+        .control
+        .session_events(session.id, after, asked_for)
+        .await?;
     let mut rows = Rows::default();
-    Ok(web::Json(Page::cut(events, limit, |e| e.seq.to_string(), |e| EventView::new(e, &mut rows))))
+    Ok(web::Json(Page::cut(
+        events,
+        limit,
+        |e| e.seq.to_string(),
+        |e| EventView::new(e, &mut rows),
+    )))
 }
 
 /// End a running session, wherever it runs.
@@ -197,13 +219,24 @@ pub async fn kill_session(caller: Caller, id: web::Path<String>) -> Result<HttpR
     }
     let state = caller.state();
     state.store.announce_kill(&session, &caller.witness()).await?;
-    let ended_here = state.control.kill_session(session.id, caller.user.username.clone()).await?;
-    Ok(HttpResponse::Accepted().json(Killed { session: session.id, ended_here }))
+    let ended_here = state
+        .control
+        .kill_session(session.id, caller.user.username.clone())
+        .await?;
+    Ok(HttpResponse::Accepted().json(Killed {
+        session: session.id,
+        ended_here,
+    }))
 }
 
 async fn find(caller: &Caller, id: &str) -> Result<SessionRow, Problem> {
     let uuid = Uuid::parse_str(id).map_err(|_| missing(id))?;
-    caller.state().store.find_session(uuid).await?.ok_or_else(|| missing(id))
+    caller
+        .state()
+        .store
+        .find_session(uuid)
+        .await?
+        .ok_or_else(|| missing(id))
 }
 
 fn missing(id: &str) -> Problem {
@@ -218,5 +251,8 @@ fn cursor(row: &SessionRow) -> String {
 
 fn parse_cursor(text: &str) -> Option<(DateTime<Utc>, Uuid)> {
     let (micros, id) = text.split_once('_')?;
-    Some((DateTime::from_timestamp_micros(micros.parse().ok()?)?, Uuid::parse_str(id).ok()?))
+    Some((
+        DateTime::from_timestamp_micros(micros.parse().ok()?)?,
+        Uuid::parse_str(id).ok()?,
+    ))
 }

@@ -11,7 +11,9 @@ use crate::problem::Open;
 #[utoipa::path(tag = "health", responses((status = 200, description = "Alive", body = String, content_type = "text/plain")))]
 #[get("/healthz")]
 pub async fn healthz() -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
+    HttpResponse::Ok()
+        .content_type("text/plain; charset=utf-8")
+        .body("ok\n")
 }
 
 /// This replica can serve: its store, listeners and links.
@@ -22,7 +24,11 @@ pub async fn healthz() -> HttpResponse {
 #[get("/readyz")]
 pub async fn readyz(state: web::Data<AppState>) -> HttpResponse {
     let readiness = state.control.ready().await;
-    let mut response = if readiness.is_ready() { HttpResponse::Ok() } else { HttpResponse::ServiceUnavailable() };
+    let mut response = if readiness.is_ready() {
+        HttpResponse::Ok()
+    } else {
+        HttpResponse::ServiceUnavailable()
+    };
     response.json(readiness)
 }
 
@@ -34,7 +40,9 @@ pub async fn readyz(state: web::Data<AppState>) -> HttpResponse {
 #[get("/ca.pem")]
 pub async fn ca_pem(state: web::Data<AppState>) -> HttpResponse {
     let pem = state.store.installation().ca.cert_pem();
-    HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/x-pem-file")).body(pem)
+    HttpResponse::Ok()
+        .insert_header((CONTENT_TYPE, "application/x-pem-file"))
+        .body(pem)
 }
 
 /// This description.

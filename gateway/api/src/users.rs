@@ -112,6 +112,8 @@ pub async fn create_user(caller: Caller, body: Body) -> Result<HttpResponse, Pro
     let new: NewUser = body.json(BODY_MAX_BYTES).await?;
     let password = Zeroizing::new(new.password);
     let store = &caller.state().store;
-    let user = store.create_user(&new.username, &password, new.role.into(), &new.email, &caller.witness()).await?;
+    let user = store
+        .create_user(&new.username, &password, new.role.into(), &new.email, &caller.witness())
+        .await?;
     Ok(HttpResponse::Created().json(User::from(user)))
 }

@@ -170,7 +170,7 @@ impl Store {
             .await?
             .ok_or_else(|| unknown(name))?;
         let agent = Agent::from_row(&row)?;
-        change.announce(changes::AGENT_REVOKED, &agent.id.to_string());
+        change.announce(changes::AGENT_REVOKED, agent.id.to_string());
         let before = json!({"id": agent.id, "name": name});
         change
             .commit(

@@ -16,50 +16,103 @@ async fn agent_connection_and_credential_are_made_and_end() {
     let key = agent.json()["key"].as_str().unwrap().to_owned();
     let pin = rig.store.installation().ca.pin();
     let token = key.strip_prefix("grpcs://default:").unwrap().split_once('@').unwrap().0;
-    assert!(key.ends_with(&format!("@gateway.test:8010?mode=standard&pin={pin}")), "{key}");
+    assert!(
+        key.ends_with(&format!("@gateway.test:8010?mode=standard&pin={pin}")),
+        "{key}"
+    );
     assert_eq!(rig.store.authenticate_agent(token).await.unwrap().name, "default");
 
     let made = rig.post("/api/connections", &rig.admin, connection("db")).await;
     assert_eq!(made.status, 201, "{}", made.text);
     assert_eq!(made.json()["target"]["secret"], "sealed");
     let stored = rig.store.find_connection("db").await.unwrap().unwrap();
-    let Some(Secret::Value(secret)) = rig.store.connection_secret(stored.id).await.unwrap() else { panic!("sealed") };
+    let Some(Secret::Value(secret)) = rig.store.connection_secret(stored.id).await.unwrap() else {
+        panic!("sealed")
+    };
     assert_eq!(*secret, TARGET_SECRET);
 
     let credential = rig.post("/api/connections/db/credentials", &rig.admin, json!({})).await;
     assert_eq!(credential.status, 201, "{}", credential.text);
     let credential = credential.json();
-    let (id, password) = (credential["user"].as_str().unwrap(), credential["password"].as_str().unwrap());
+    let (id, password) = (
+        credential["user"].as_str().unwrap(),
+        credential["password"].as_str().unwrap(),
+    );
     assert_eq!((id.len(), password.len()), (9, 26));
     let command = credential["command"].as_str().unwrap();
     assert!(command.starts_with("psql ") && !command.contains(password), "{command}");
-    assert_eq!((credential["host"].as_str(), credential["port"].as_u64()), (Some("gateway.test"), Some(15432)));
+    assert_eq!(
+        (credential["host"].as_str(), credential["port"].as_u64()),
+        (Some("gateway.test"), Some(15432))
+    );
     let record = rig.store.lookup_credential(id).await.unwrap().unwrap();
     assert_eq!(record.state, CredentialState::Active);
-    assert!((28_790..=28_800).contains(&record.expires_in_s), "{}", record.expires_in_s);
+    assert!(
+        (28_790..=28_800).contains(&record.expires_in_s),
+        "{}",
+        record.expires_in_s
+    );
 
-    assert_eq!(rig.call(Method::DELETE, &format!("/api/credentials/{id}"), &rig.admin, None).await.status, 204);
+    assert_eq!(
+        rig.call(Method::DELETE, &format!("/api/credentials/{id}"), &rig.admin, None)
+            .await
+            .status,
+        204
+    );
     let record = rig.store.lookup_credential(id).await.unwrap().unwrap();
     assert_eq!(record.state, CredentialState::Revoked);
-    assert_eq!(rig.call(Method::DELETE, "/api/connections/db", &rig.admin, None).await.status, 204);
+    assert_eq!(
+        rig.call(Method::DELETE, "/api/connections/db", &rig.admin, None)
+            .await
+            .status,
+        204
+    );
     rig.get("/api/connections/db", &rig.admin).await.problem(404);
-    assert_eq!(rig.call(Method::DELETE, "/api/agents/default", &rig.admin, None).await.status, 204);
+    assert_eq!(
+        rig.call(Method::DELETE, "/api/agents/default", &rig.admin, None)
+            .await
+            .status,
+        204
+    );
     assert!(rig.store.authenticate_agent(token).await.is_err());
 
     let kinds: Vec<String> = rig.records().into_iter().map(|(kind, _)| kind).collect();
-    let expected = ["agent.register", "connection.create", "credential.make", "credential.revoke", "connection.delete"];
+    let expected = [
+        "agent.register",
+        "connection.create",
+        "credential.make",
+        "credential.revoke",
+        "connection.delete",
+    ];
     assert_eq!(kinds, [expected.as_slice(), &["agent.revoke"]].concat());
-    assert!(rig.records().iter().all(|(_, p)| p["by"]["user"] == "root" && p["subject"].is_string()));
+    assert!(
+        rig.records()
+            .iter()
+            .all(|(_, p)| p["by"]["user"] == "root" && p["subject"].is_string())
+    );
     let written = format!("{:?}", rig.records());
-    assert!(!written.contains(TARGET_SECRET) && !written.contains(password) && !written.contains(token), "{written}");
+    assert!(
+        !written.contains(TARGET_SECRET) && !written.contains(password) && !written.contains(token),
+        "{written}"
+    );
 }
 
 #[actix_web::test]
 async fn no_answer_holds_a_secret() {
     let rig = rig().await;
     rig.connection().await;
-    let made = rig.post("/api/connections/db/credentials", &rig.admin, json!({"ttl_seconds": 60})).await.json();
-    let agent = rig.post("/api/agents", &rig.admin, json!({"name": "second"})).await.json();
+    let made = rig
+        .post(
+            "/api/connections/db/credentials",
+            &rig.admin,
+            json!({"ttl_seconds": 60}),
+        )
+        .await
+        .json();
+    let agent = rig
+        .post("/api/agents", &rig.admin, json!({"name": "second"}))
+        .await
+        .json();
     let key = agent["key"].as_str().unwrap().to_owned();
     rig.forget();
 
@@ -68,16 +121,38 @@ async fn no_answer_holds_a_secret() {
     rig.post("/api/connections", &rig.admin, wrong).await.problem(422);
     let mut wrong = connection("other");
     wrong["secret"] = json!(TARGET_SECRET);
-    assert_eq!(rig.post("/api/connections", &rig.admin, wrong).await.problem(422), "secret");
+    assert_eq!(
+        rig.post("/api/connections", &rig.admin, wrong).await.problem(422),
+        "secret"
+    );
     let mut changed = connection("db");
     changed["description"] = json!("changed");
-    assert_eq!(rig.call(Method::PUT, "/api/connections/db", &rig.admin, Some(changed)).await.status, 200);
-    for path in ["agents", "connections", "connections/db", "credentials", "users", "sessions", "openapi.json"] {
+    assert_eq!(
+        rig.call(Method::PUT, "/api/connections/db", &rig.admin, Some(changed))
+            .await
+            .status,
+        200
+    );
+    for path in [
+        "agents",
+        "connections",
+        "connections/db",
+        "credentials",
+        "users",
+        "sessions",
+        "openapi.json",
+    ] {
         for token in [&rig.admin, &rig.auditor, &rig.member] {
             rig.get(&format!("/api/{path}"), token).await;
         }
     }
-    let secrets = [TARGET_SECRET, made["password"].as_str().unwrap(), &key, rig.admin.as_str(), "argon2"];
+    let secrets = [
+        TARGET_SECRET,
+        made["password"].as_str().unwrap(),
+        &key,
+        rig.admin.as_str(),
+        "argon2",
+    ];
     for secret in secrets {
         assert!(!rig.was_answered(secret), "answered {secret}");
     }
@@ -90,7 +165,10 @@ async fn an_update_keeps_replaces_or_removes_the_secret_and_heeds_if_match() {
     let read = rig.get("/api/connections/db", &rig.admin).await;
     let tag = read.header("etag").to_owned();
     let put = |body: Value, tag: String| {
-        let request = TestRequest::put().uri("/api/connections/db").insert_header(("if-match", tag)).set_json(body);
+        let request = TestRequest::put()
+            .uri("/api/connections/db")
+            .insert_header(("if-match", tag))
+            .set_json(body);
         rig.raw(request.insert_header(("authorization", format!("Bearer {}", rig.admin))))
     };
     let mut body = connection("db");
@@ -113,15 +191,35 @@ async fn a_change_that_cannot_be_recorded_is_not_made() {
     let rig = rig().await;
     rig.connection().await;
     rig.fake.record_fails.store(true, Ordering::Relaxed);
-    rig.post("/api/agents", &rig.admin, json!({"name": "second"})).await.problem(500);
-    rig.post("/api/connections", &rig.admin, connection("second")).await.problem(500);
-    rig.call(Method::DELETE, "/api/connections/db", &rig.admin, None).await.problem(500);
-    rig.post("/api/connections/db/credentials", &rig.admin, json!({})).await.problem(500);
+    rig.post("/api/agents", &rig.admin, json!({"name": "second"}))
+        .await
+        .problem(500);
+    rig.post("/api/connections", &rig.admin, connection("second"))
+        .await
+        .problem(500);
+    rig.call(Method::DELETE, "/api/connections/db", &rig.admin, None)
+        .await
+        .problem(500);
+    rig.post("/api/connections/db/credentials", &rig.admin, json!({}))
+        .await
+        .problem(500);
     let user = json!({"username": "eve", "password": "a long password", "role": "admin"});
     rig.post("/api/users", &rig.admin, user).await.problem(500);
     rig.fake.record_fails.store(false, Ordering::Relaxed);
-    assert_eq!(rig.get("/api/agents", &rig.admin).await.json()["items"].as_array().unwrap().len(), 1);
-    assert_eq!(rig.get("/api/connections", &rig.admin).await.json()["items"].as_array().unwrap().len(), 1);
+    assert_eq!(
+        rig.get("/api/agents", &rig.admin).await.json()["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(
+        rig.get("/api/connections", &rig.admin).await.json()["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
     assert_eq!(rig.get("/api/credentials", &rig.admin).await.json()["items"], json!([]));
     assert!(rig.store.find_user("eve").await.unwrap().is_none());
 }
@@ -131,25 +229,50 @@ async fn a_wrong_request_is_told_what_is_wrong() {
     let rig = rig().await;
     rig.connection().await;
     let admin = &rig.admin;
-    assert_eq!(rig.post("/api/agents", admin, json!({"name": "x", "extra": 1})).await.problem(422), "extra");
+    assert_eq!(
+        rig.post("/api/agents", admin, json!({"name": "x", "extra": 1}))
+            .await
+            .problem(422),
+        "extra"
+    );
     assert_eq!(rig.post("/api/agents", admin, json!({})).await.problem(422), "name");
-    assert_eq!(rig.post("/api/agents", admin, json!({"name": "Not A Label"})).await.problem(422), "name");
-    rig.post("/api/agents", admin, json!({"name": "default"})).await.problem(409);
+    assert_eq!(
+        rig.post("/api/agents", admin, json!({"name": "Not A Label"}))
+            .await
+            .problem(422),
+        "name"
+    );
+    rig.post("/api/agents", admin, json!({"name": "default"}))
+        .await
+        .problem(409);
     rig.post("/api/connections", admin, connection("db")).await.problem(409);
     let mut stray = connection("other");
     stray["agent"] = json!("nobody");
     assert_eq!(rig.post("/api/connections", admin, stray).await.problem(422), "agent");
     let ttl = json!({"ttl_seconds": 172_801});
-    assert_eq!(rig.post("/api/connections/db/credentials", admin, ttl).await.problem(422), "ttl_seconds");
+    assert_eq!(
+        rig.post("/api/connections/db/credentials", admin, ttl)
+            .await
+            .problem(422),
+        "ttl_seconds"
+    );
     let short = json!({"username": "eve", "password": "short", "role": "member"});
     assert_eq!(rig.post("/api/users", admin, short).await.problem(422), "password");
     assert_eq!(rig.get("/api/agents?limit=0", admin).await.problem(422), "limit");
     assert_eq!(rig.get("/api/agents?nonsense=1", admin).await.problem(422), "nonsense");
-    assert_eq!(rig.get("/api/sessions?cursor=nonsense", admin).await.problem(422), "cursor");
+    assert_eq!(
+        rig.get("/api/sessions?cursor=nonsense", admin).await.problem(422),
+        "cursor"
+    );
 
     let authorized = |request: TestRequest| request.insert_header(("authorization", format!("Bearer {admin}")));
     let post = |kind: &'static str, body: Vec<u8>| {
-        authorized(TestRequest::post().uri("/api/agents").insert_header(("content-type", kind)).set_payload(body))
+        authorized(
+            TestRequest::post()
+                .uri("/api/agents")
+                .insert_header(("content-type", kind))
+                .set_payload(body),
+        )
     };
     rig.raw(post("application/json", b"{".to_vec())).await.problem(400);
     rig.raw(post("application/json", b"{]".to_vec())).await.problem(400);
@@ -161,6 +284,10 @@ async fn a_wrong_request_is_told_what_is_wrong() {
     not_allowed.problem(405);
     assert_eq!(not_allowed.header("allow"), "GET, POST");
     rig.call(Method::POST, "/healthz", "", None).await.problem(405);
-    rig.call(Method::DELETE, "/api/agents/nobody", admin, None).await.problem(404);
-    rig.call(Method::DELETE, "/api/credentials/c00000000", admin, None).await.problem(404);
+    rig.call(Method::DELETE, "/api/agents/nobody", admin, None)
+        .await
+        .problem(404);
+    rig.call(Method::DELETE, "/api/credentials/c00000000", admin, None)
+        .await
+        .problem(404);
 }

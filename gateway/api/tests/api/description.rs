@@ -13,16 +13,40 @@ const ROUTES: &[(&str, &str, &[u16])] = &[
     ("get", "/api/openapi.json", &[200, 500, 503]),
     ("post", "/api/login", &[200, 400, 401, 413, 415, 422, 429, 500, 503]),
     ("get", "/api/users", &[200, 401, 403, 422, 500, 503]),
-    ("post", "/api/users", &[201, 400, 401, 403, 409, 413, 415, 422, 500, 503]),
+    (
+        "post",
+        "/api/users",
+        &[201, 400, 401, 403, 409, 413, 415, 422, 500, 503],
+    ),
     ("get", "/api/agents", &[200, 401, 403, 422, 500, 503]),
-    ("post", "/api/agents", &[201, 400, 401, 403, 409, 413, 415, 422, 500, 503]),
+    (
+        "post",
+        "/api/agents",
+        &[201, 400, 401, 403, 409, 413, 415, 422, 500, 503],
+    ),
     ("delete", "/api/agents/{name}", &[204, 401, 403, 404, 500, 503]),
     ("get", "/api/connections", &[200, 401, 403, 422, 500, 503]),
-    ("post", "/api/connections", &[201, 400, 401, 403, 409, 413, 415, 422, 500, 503]),
+    (
+        "post",
+        "/api/connections",
+        &[201, 400, 401, 403, 409, 413, 415, 422, 500, 503],
+    ),
     ("get", "/api/connections/{name}", &[200, 401, 403, 404, 500, 503]),
-    ("put", "/api/connections/{name}", &[200, 400, 401, 403, 404, 412, 413, 415, 422, 500, 503]),
-    ("delete", "/api/connections/{name}", &[204, 400, 401, 403, 404, 412, 500, 503]),
-    ("post", "/api/connections/{name}/credentials", &[201, 400, 401, 403, 404, 413, 415, 422, 500, 503]),
+    (
+        "put",
+        "/api/connections/{name}",
+        &[200, 400, 401, 403, 404, 412, 413, 415, 422, 500, 503],
+    ),
+    (
+        "delete",
+        "/api/connections/{name}",
+        &[204, 400, 401, 403, 404, 412, 500, 503],
+    ),
+    (
+        "post",
+        "/api/connections/{name}/credentials",
+        &[201, 400, 401, 403, 404, 413, 415, 422, 500, 503],
+    ),
     ("get", "/api/credentials", &[200, 401, 403, 422, 500, 503]),
     ("delete", "/api/credentials/{id}", &[204, 401, 403, 404, 500, 503]),
     ("get", "/api/sessions", &[200, 401, 403, 422, 500, 503]),
@@ -39,14 +63,20 @@ async fn the_description_lists_every_route_with_its_statuses() {
     let mut described = BTreeMap::new();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
-            let mut statuses: Vec<u16> =
-                operation["responses"].as_object().unwrap().keys().map(|s| s.parse().unwrap()).collect();
+            let mut statuses: Vec<u16> = operation["responses"]
+                .as_object()
+                .unwrap()
+                .keys()
+                .map(|s| s.parse().unwrap())
+                .collect();
             statuses.sort_unstable();
             described.insert((method.clone(), path.clone()), statuses);
         }
     }
-    let expected: BTreeMap<_, _> =
-        ROUTES.iter().map(|(m, p, s)| (((*m).to_owned(), (*p).to_owned()), s.to_vec())).collect();
+    let expected: BTreeMap<_, _> = ROUTES
+        .iter()
+        .map(|(m, p, s)| (((*m).to_owned(), (*p).to_owned()), s.to_vec()))
+        .collect();
     assert_eq!(described, expected);
 }
 
@@ -77,7 +107,12 @@ async fn the_description_refers_only_to_what_it_holds_and_names_operations_once(
         .as_object()
         .unwrap()
         .values()
-        .flat_map(|item| item.as_object().unwrap().values().map(|o| o["operationId"].as_str().unwrap()))
+        .flat_map(|item| {
+            item.as_object()
+                .unwrap()
+                .values()
+                .map(|o| o["operationId"].as_str().unwrap())
+        })
         .collect();
     let all = names.len();
     names.sort_unstable();

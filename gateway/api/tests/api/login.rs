@@ -23,7 +23,10 @@ async fn wrong_passwords_and_unknown_names_are_told_alike_and_then_slowed() {
     let rig = rig().await;
     let wrong = json!({"username": "root", "password": "not the password"});
     let unknown = json!({"username": "nobody", "password": "not the password"});
-    let (a, b) = (rig.post("/api/login", "", wrong.clone()).await, rig.post("/api/login", "", unknown).await);
+    let (a, b) = (
+        rig.post("/api/login", "", wrong.clone()).await,
+        rig.post("/api/login", "", unknown).await,
+    );
     a.problem(401);
     assert_eq!(a.text, b.text);
     assert!(a.header("www-authenticate").starts_with("Bearer"));
@@ -49,7 +52,11 @@ async fn without_a_valid_token_nothing_is_told() {
     for token in ["hoop_", changed.as_str(), "x".repeat(5000).as_str()] {
         rig.get("/api/agents", token).await.problem(401);
     }
-    let basic = TestRequest::get().uri("/api/agents").insert_header(("authorization", "Basic eDp5"));
+    let basic = TestRequest::get()
+        .uri("/api/agents")
+        .insert_header(("authorization", "Basic eDp5"));
     rig.raw(basic).await.problem(401);
-    rig.call(Method::POST, "/api/users", "", Some(json!({"bad": 1}))).await.problem(401);
+    rig.call(Method::POST, "/api/users", "", Some(json!({"bad": 1})))
+        .await
+        .problem(401);
 }

@@ -52,7 +52,12 @@ impl Control for Fake {
         limit: usize,
     ) -> BoxFuture<'_, Result<Vec<Event>, ControlError>> {
         let events = self.events.lock().unwrap();
-        let page = events.iter().filter(|e| e.seq > after_seq).take(limit).cloned().collect();
+        let page = events
+            .iter()
+            .filter(|e| e.seq > after_seq)
+            .take(limit)
+            .cloned()
+            .collect();
         Box::pin(ready(Ok(page)))
     }
 
@@ -61,8 +66,17 @@ impl Control for Fake {
     }
 
     fn ready(&self) -> BoxFuture<'_, Readiness> {
-        let links = if self.not_ready.load(Ordering::Relaxed) { Check::bad("no link") } else { Check::good() };
-        Box::pin(ready(Readiness { store: Check::good(), listeners: Check::good(), links, warnings: Vec::new() }))
+        let links = if self.not_ready.load(Ordering::Relaxed) {
+            Check::bad("no link")
+        } else {
+            Check::good()
+        };
+        Box::pin(ready(Readiness {
+            store: Check::good(),
+            listeners: Check::good(),
+            links,
+            warnings: Vec::new(),
+        }))
     }
 
     fn link_address(&self) -> String {
@@ -96,7 +110,11 @@ impl Answer {
         let problem = self.json();
         assert_eq!(problem["status"], status);
         for member in ["type", "title", "detail", "instance"] {
-            assert!(problem[member].as_str().is_some_and(|t| !t.is_empty()), "{member}: {}", self.text);
+            assert!(
+                problem[member].as_str().is_some_and(|t| !t.is_empty()),
+                "{member}: {}",
+                self.text
+            );
         }
         problem["field"].as_str().unwrap_or_default().to_owned()
     }
@@ -121,14 +139,25 @@ pub async fn rig() -> Rig<impl Api> {
     let mut tokens = Vec::new();
     for (name, role) in [("root", Role::Admin), ("watch", Role::Auditor), ("ada", Role::Member)] {
         let user = store.create_user(name, PASSWORD, role, "", &Unrecorded).await.unwrap();
-        let issued = store.issue_token(user.id, std::time::Duration::from_secs(600)).await.unwrap();
+        let issued = store
+            .issue_token(user.id, std::time::Duration::from_secs(600))
+            .await
+            .unwrap();
         tokens.push(issued.token.to_string());
     }
     let fake = Arc::new(Fake::default());
     let state = web::Data::new(AppState::new(store.clone(), fake.clone(), "https://gateway.test"));
     let app = test::init_service(App::new().configure(hoop_api::configure(state))).await;
     let [admin, auditor, member] = <[String; 3]>::try_from(tokens).unwrap();
-    Rig { app, store, fake, admin, auditor, member, answered: Mutex::default() }
+    Rig {
+        app,
+        store,
+        fake,
+        admin,
+        auditor,
+        member,
+        answered: Mutex::default(),
+    }
 }
 
 impl<S: Api> Rig<S> {
@@ -162,7 +191,12 @@ impl<S: Api> Rig<S> {
 
     /// Agent `default` and connection `db`, which members may use.
     pub async fn connection(&self) {
-        assert_eq!(self.post("/api/agents", &self.admin, json!({"name": "default"})).await.status, 201);
+        assert_eq!(
+            self.post("/api/agents", &self.admin, json!({"name": "default"}))
+                .await
+                .status,
+            201
+        );
         let made = self.post("/api/connections", &self.admin, connection("db")).await;
         assert_eq!(made.status, 201, "{}", made.text);
     }

@@ -40,13 +40,25 @@ async fn sessions_are_listed_newest_first_in_pages() {
     let mut seen = Vec::new();
     let mut cursor = String::new();
     loop {
-        let page = rig.get(&format!("/api/sessions?limit=2&user=ada{cursor}"), &rig.auditor).await.json();
-        seen.extend(page["items"].as_array().unwrap().iter().map(|s| s["id"].as_str().unwrap().to_owned()));
+        let page = rig
+            .get(&format!("/api/sessions?limit=2&user=ada{cursor}"), &rig.auditor)
+            .await
+            .json();
+        seen.extend(
+            page["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|s| s["id"].as_str().unwrap().to_owned()),
+        );
         let Some(next) = page["next"].as_str() else { break };
         cursor = format!("&cursor={next}");
     }
     assert_eq!(seen, expected.iter().map(ToString::to_string).collect::<Vec<_>>());
-    let live = rig.get("/api/sessions?live=true&connection=db", &rig.admin).await.json();
+    let live = rig
+        .get("/api/sessions?live=true&connection=db", &rig.admin)
+        .await
+        .json();
     assert_eq!(live["items"].as_array().unwrap().len(), 2);
     let over = rig.get("/api/sessions?live=false", &rig.admin).await.json();
     assert_eq!(over["items"].as_array().unwrap().len(), 4);
@@ -60,17 +72,40 @@ async fn a_member_sees_only_the_members_own() {
     let foreign = insert(&rig, "root", 1).await;
     let list = rig.get("/api/sessions?user=root", &rig.member).await.json();
     assert_eq!(list["items"], json!([]));
-    assert_eq!(rig.get("/api/sessions", &rig.member).await.json()["items"].as_array().unwrap().len(), 1);
-    assert_eq!(rig.get(&format!("/api/sessions/{}", own[0]), &rig.member).await.status, 200);
-    rig.get(&format!("/api/sessions/{}", foreign[0]), &rig.member).await.problem(404);
-    assert_eq!(rig.get(&format!("/api/sessions/{}", foreign[0]), &rig.auditor).await.status, 200);
+    assert_eq!(
+        rig.get("/api/sessions", &rig.member).await.json()["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+    assert_eq!(
+        rig.get(&format!("/api/sessions/{}", own[0]), &rig.member).await.status,
+        200
+    );
+    rig.get(&format!("/api/sessions/{}", foreign[0]), &rig.member)
+        .await
+        .problem(404);
+    assert_eq!(
+        rig.get(&format!("/api/sessions/{}", foreign[0]), &rig.auditor)
+            .await
+            .status,
+        200
+    );
 }
 
 #[actix_web::test]
 async fn a_kill_is_recorded_announced_and_done() {
     let rig = rig().await;
     let ids = insert(&rig, "ada", 2).await;
-    let kill = |id: Uuid| rig.call(Method::POST, Box::leak(format!("/api/sessions/{id}/kill").into_boxed_str()), &rig.admin, None);
+    let kill = |id: Uuid| {
+        rig.call(
+            Method::POST,
+            Box::leak(format!("/api/sessions/{id}/kill").into_boxed_str()),
+            &rig.admin,
+            None,
+        )
+    };
     kill(ids[0]).await.problem(409);
     kill(Uuid::now_v7()).await.problem(404);
     let answer = kill(ids[1]).await;
@@ -79,7 +114,12 @@ async fn a_kill_is_recorded_announced_and_done() {
     assert_eq!(*rig.fake.killed.lock().unwrap(), [(ids[1], "root".to_owned())]);
     assert_eq!(rig.records()[0].0, "session.kill");
     let changes = rig.store.changes_since(0).await.unwrap();
-    assert!(changes.iter().any(|c| c.kind == changes::SESSION_KILLED && c.subject == ids[1].to_string()), "{changes:?}");
+    assert!(
+        changes
+            .iter()
+            .any(|c| c.kind == changes::SESSION_KILLED && c.subject == ids[1].to_string()),
+        "{changes:?}"
+    );
 }
 
 #[actix_web::test]
@@ -87,11 +127,29 @@ async fn events_are_shown_decoded_and_in_pages() {
     let rig = rig().await;
     let id = insert(&rig, "ada", 1).await[0];
     let bodies = [
-        Body::Attempt(Attempt { statement: 1, kind: "query".into(), text: "select 1".into(), ..Attempt::default() }),
-        Body::Outcome(Outcome { statement: 1, status: "ok".into(), tag: "SELECT 1".into(), rows: 1, ..Outcome::default() }),
-        Body::Ended(Ended { code: "client_closed".into(), ..Ended::default() }),
+        Body::Attempt(Attempt {
+            statement: 1,
+            kind: "query".into(),
+            text: "select 1".into(),
+            ..Attempt::default()
+        }),
+        Body::Outcome(Outcome {
+            statement: 1,
+            status: "ok".into(),
+            tag: "SELECT 1".into(),
+            rows: 1,
+            ..Outcome::default()
+        }),
+        Body::Ended(Ended {
+            code: "client_closed".into(),
+            ..Ended::default()
+        }),
     ];
-    let event = |(n, body): (usize, Body)| Event { seq: n as u64 + 1, offset_us: 10, body: Some(body) };
+    let event = |(n, body): (usize, Body)| Event {
+        seq: n as u64 + 1,
+        offset_us: 10,
+        body: Some(body),
+    };
     *rig.fake.events.lock().unwrap() = bodies.into_iter().enumerate().map(event).collect();
     let path = format!("/api/sessions/{id}/events");
     let first = rig.get(&format!("{path}?limit=2"), &rig.auditor).await.json();
@@ -99,7 +157,10 @@ async fn events_are_shown_decoded_and_in_pages() {
     assert_eq!(first["items"][0]["text"], "select 1");
     assert_eq!(first["items"][1]["tag"], "SELECT 1");
     let next = first["next"].as_str().unwrap();
-    let second = rig.get(&format!("{path}?limit=2&cursor={next}"), &rig.auditor).await.json();
+    let second = rig
+        .get(&format!("{path}?limit=2&cursor={next}"), &rig.auditor)
+        .await
+        .json();
     assert_eq!(second["items"][0]["code"], "client_closed");
     assert_eq!(second["next"], json!(null));
     rig.get(&path, &rig.member).await.problem(403);
