@@ -38,7 +38,9 @@ pub struct Config {
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("no key: set HOOP_KEY to the key shown when the agent was registered, or HOOP_KEY_FILE to a file that holds it")]
+    #[error(
+        "no key: set HOOP_KEY to the key shown when the agent was registered, or HOOP_KEY_FILE to a file that holds it"
+    )]
     NoKey,
     #[error("both HOOP_KEY and HOOP_KEY_FILE are set; keep one")]
     TwoKeys,
@@ -53,7 +55,11 @@ pub enum ConfigError {
     #[error("{key} has more than {RULES_MAX} rules")]
     TooManyRules { key: &'static str },
     #[error("{key} = \"{value}\": must be {right}")]
-    Value { key: &'static str, value: String, right: String },
+    Value {
+        key: &'static str,
+        value: String,
+        right: String,
+    },
 }
 
 /// The file's form. Every member is optional; an unknown one is an error.
@@ -82,7 +88,9 @@ impl Config {
     /// environment; an empty value counts as unset.
     pub fn load(path: Option<&Path>, variable: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let variable = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
-        let path = path.map(Path::to_path_buf).or_else(|| variable("HOOP_AGENT_CONFIG").map(PathBuf::from));
+        let path = path
+            .map(Path::to_path_buf)
+            .or_else(|| variable("HOOP_AGENT_CONFIG").map(PathBuf::from));
         let mut raw = match &path {
             None => Raw::default(),
             Some(path) => read_file(path)?,
@@ -94,11 +102,16 @@ impl Config {
 }
 
 fn read_file(path: &Path) -> Result<Raw, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| ConfigError::File { path: path.to_path_buf(), why: error.to_string() })?;
+    let text = std::fs::read_to_string(path).map_err(|error| ConfigError::File {
+        path: path.to_path_buf(),
+        why: error.to_string(),
+    })?;
     Figment::from(Toml::string(&text))
         .extract()
-        .map_err(|error| ConfigError::File { path: path.to_path_buf(), why: error.to_string() })
+        .map_err(|error| ConfigError::File {
+            path: path.to_path_buf(),
+            why: error.to_string(),
+        })
 }
 
 fn overlay(raw: &mut Raw, variable: &impl Fn(&str) -> Option<String>) -> Result<(), ConfigError> {
@@ -126,7 +139,11 @@ fn overlay(raw: &mut Raw, variable: &impl Fn(&str) -> Option<String>) -> Result<
             "false" | "0" | "off" => false,
             _ => {
                 let right = "true or false".to_owned();
-                return Err(ConfigError::Value { key: "HOOP_AGENT_REFERENCES_ENV", value, right });
+                return Err(ConfigError::Value {
+                    key: "HOOP_AGENT_REFERENCES_ENV",
+                    value,
+                    right,
+                });
             }
         });
     }
@@ -137,11 +154,20 @@ fn overlay(raw: &mut Raw, variable: &impl Fn(&str) -> Option<String>) -> Result<
 }
 
 fn list(value: &str) -> Vec<String> {
-    value.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
+    value
+        .split(',')
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn number<N: std::str::FromStr>(key: &'static str, value: String) -> Result<N, ConfigError> {
-    value.trim().parse().map_err(|_| ConfigError::Value { key, value, right: "a whole number".to_owned() })
+    value.trim().parse().map_err(|_| ConfigError::Value {
+        key,
+        value,
+        right: "a whole number".to_owned(),
+    })
 }
 
 fn load_key(file: Option<PathBuf>, variable: &impl Fn(&str) -> Option<String>) -> Result<AgentKey, ConfigError> {
@@ -161,7 +187,9 @@ fn load_key(file: Option<PathBuf>, variable: &impl Fn(&str) -> Option<String>) -
 fn read_bounded(path: &Path) -> std::io::Result<zeroize::Zeroizing<String>> {
     use std::io::Read;
     let mut text = zeroize::Zeroizing::new(String::new());
-    std::fs::File::open(path)?.take(KEY_MAX_BYTES as u64 + 1).read_to_string(&mut text)?;
+    std::fs::File::open(path)?
+        .take(KEY_MAX_BYTES as u64 + 1)
+        .read_to_string(&mut text)?;
     Ok(text)
 }
 
@@ -170,28 +198,47 @@ fn check(raw: Raw, key: AgentKey) -> Result<Config, ConfigError> {
     let protocols = raw.protocols.unwrap_or_else(|| PROTOCOLS.map(str::to_owned).to_vec());
     if let Some(unknown) = protocols.iter().find(|name| !PROTOCOLS.contains(&name.as_str())) {
         let right = format!("one of {}", PROTOCOLS.join(", "));
-        return Err(ConfigError::Value { key: "protocols", value: unknown.clone(), right });
+        return Err(ConfigError::Value {
+            key: "protocols",
+            value: unknown.clone(),
+            right,
+        });
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let arbiters = raw.arbiters.unwrap_or(cores.min(ARBITERS_MAX));
     if !(1..=ARBITERS_MAX).contains(&arbiters) {
         let right = format!("between 1 and {ARBITERS_MAX}");
-        return Err(ConfigError::Value { key: "arbiters", value: arbiters.to_string(), right });
+        return Err(ConfigError::Value {
+            key: "arbiters",
+            value: arbiters.to_string(),
+            right,
+        });
     }
     let max_sessions = raw.max_sessions.unwrap_or(MAX_SESSIONS_DEFAULT);
     if max_sessions == 0 {
-        return Err(ConfigError::Value { key: "max_sessions", value: "0".into(), right: "at least 1".into() });
+        return Err(ConfigError::Value {
+            key: "max_sessions",
+            value: "0".into(),
+            right: "at least 1".into(),
+        });
     }
     if let Some(dir) = &raw.references.file_dir
         && !dir.is_dir()
     {
         let right = "a folder that exists".to_owned();
-        return Err(ConfigError::Value { key: "references.file_dir", value: dir.display().to_string(), right });
+        return Err(ConfigError::Value {
+            key: "references.file_dir",
+            value: dir.display().to_string(),
+            right,
+        });
     }
     Ok(Config {
         key,
         allow,
-        references: ReferenceRules { env: raw.references.env.unwrap_or(true), file_dir: raw.references.file_dir },
+        references: ReferenceRules {
+            env: raw.references.env.unwrap_or(true),
+            file_dir: raw.references.file_dir,
+        },
         protocols,
         arbiters,
         max_sessions,
@@ -203,7 +250,10 @@ fn rules(key: &'static str, texts: &[String]) -> Result<Vec<Rule>, ConfigError> 
     if texts.len() > RULES_MAX {
         return Err(ConfigError::TooManyRules { key });
     }
-    texts.iter().map(|text| text.parse().map_err(|source| ConfigError::Rule { key, source })).collect()
+    texts
+        .iter()
+        .map(|text| text.parse().map_err(|source| ConfigError::Rule { key, source }))
+        .collect()
 }
 
 #[cfg(test)]
@@ -220,7 +270,10 @@ mod tests {
             path
         });
         Config::load(path.as_deref(), |name| {
-            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            variables
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| (*value).to_owned())
         })
     }
 
@@ -236,10 +289,19 @@ mod tests {
     #[test]
     fn environment_wins_over_the_file() {
         let file = "allow = [\"10.0.0.0/8:5432\"]\nmax_sessions = 5\narbiters = 3\n[references]\nenv = false\n";
-        let config =
-            load(Some(file), &[("HOOP_KEY", KEY), ("HOOP_AGENT_ALLOW", "*.db:1, 1.2.3.4:2"), ("HOOP_AGENT_ARBITERS", "2")])
-                .unwrap();
-        assert_eq!((config.max_sessions, config.arbiters, config.references.env), (5, 2, false));
+        let config = load(
+            Some(file),
+            &[
+                ("HOOP_KEY", KEY),
+                ("HOOP_AGENT_ALLOW", "*.db:1, 1.2.3.4:2"),
+                ("HOOP_AGENT_ARBITERS", "2"),
+            ],
+        )
+        .unwrap();
+        assert_eq!(
+            (config.max_sessions, config.arbiters, config.references.env),
+            (5, 2, false)
+        );
         assert!(config.allow.check("x", "10.0.0.1:5432".parse().unwrap()).is_err());
         assert!(config.allow.check("x.db", "10.0.0.1:1".parse().unwrap()).is_ok());
     }
@@ -251,8 +313,14 @@ mod tests {
         std::fs::write(&path, format!("{KEY}\n")).unwrap();
         let path = path.to_str().unwrap();
         assert_eq!(load(None, &[("HOOP_KEY_FILE", path)]).unwrap().key.host, "gw.example");
-        assert_eq!(load(Some(&format!("key_file = \"{path}\"")), &[]).unwrap().key.host, "gw.example");
-        assert!(matches!(load(None, &[("HOOP_KEY_FILE", path), ("HOOP_KEY", KEY)]), Err(ConfigError::TwoKeys)));
+        assert_eq!(
+            load(Some(&format!("key_file = \"{path}\"")), &[]).unwrap().key.host,
+            "gw.example"
+        );
+        assert!(matches!(
+            load(None, &[("HOOP_KEY_FILE", path), ("HOOP_KEY", KEY)]),
+            Err(ConfigError::TwoKeys)
+        ));
         assert!(matches!(load(None, &[]), Err(ConfigError::NoKey)));
     }
 
@@ -261,10 +329,22 @@ mod tests {
         let cases: [(&str, &[(&str, &str)], &str); 6] = [
             ("allow = [\"db\"]", &[], "allow: \"db\" has no port"),
             ("colour = 1", &[], "colour"),
-            ("protocols = [\"ssh\"]", &[], "protocols = \"ssh\": must be one of postgres"),
+            (
+                "protocols = [\"ssh\"]",
+                &[],
+                "protocols = \"ssh\": must be one of postgres",
+            ),
             ("arbiters = 9", &[], "arbiters = \"9\": must be between 1 and 8"),
-            ("", &[("HOOP_AGENT_MAX_SESSIONS", "many")], "HOOP_AGENT_MAX_SESSIONS = \"many\": must be a whole number"),
-            ("[references]\nfile_dir = \"/no/such\"", &[], "references.file_dir = \"/no/such\""),
+            (
+                "",
+                &[("HOOP_AGENT_MAX_SESSIONS", "many")],
+                "HOOP_AGENT_MAX_SESSIONS = \"many\": must be a whole number",
+            ),
+            (
+                "[references]\nfile_dir = \"/no/such\"",
+                &[],
+                "references.file_dir = \"/no/such\"",
+            ),
         ];
         for (file, variables, expected) in cases {
             let mut all = vec![("HOOP_KEY", KEY)];

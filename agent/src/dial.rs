@@ -72,7 +72,12 @@ impl Dialer {
         };
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let proxy = proxy::choose(&key.host, key.port, variable).map_err(DialError::Proxy)?;
-        Ok(Self { host: key.host.clone(), port: key.port, proxy, tls: Arc::new(tls) })
+        Ok(Self {
+            host: key.host.clone(),
+            port: key.port,
+            proxy,
+            tls: Arc::new(tls),
+        })
     }
 
     /// The gateway's address as a URL's authority.
@@ -86,8 +91,10 @@ impl Dialer {
         let name = ServerName::try_from(self.host.clone()).map_err(|_| DialError::Name(self.host.clone()))?;
         let tcp = self.connect().await?;
         let handshake = TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp);
-        let stream =
-            timeout(HANDSHAKE_TIMEOUT, handshake).await.map_err(|_| DialError::TlsTimeout)?.map_err(DialError::Tls)?;
+        let stream = timeout(HANDSHAKE_TIMEOUT, handshake)
+            .await
+            .map_err(|_| DialError::TlsTimeout)?
+            .map_err(DialError::Tls)?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(DialError::NoHttp2);
         }
@@ -96,13 +103,15 @@ impl Dialer {
 
     async fn connect(&self) -> Result<TcpStream, DialError> {
         let Some(proxy) = &self.proxy else {
-            return open(&self.host, self.port)
-                .await
-                .map_err(|source| DialError::Connect { address: self.authority(), source });
+            return open(&self.host, self.port).await.map_err(|source| DialError::Connect {
+                address: self.authority(),
+                source,
+            });
         };
         let address = authority(&proxy.host, proxy.port);
-        let mut tcp =
-            open(&proxy.host, proxy.port).await.map_err(|source| DialError::ConnectProxy { address, source })?;
+        let mut tcp = open(&proxy.host, proxy.port)
+            .await
+            .map_err(|source| DialError::ConnectProxy { address, source })?;
         timeout(HANDSHAKE_TIMEOUT, proxy::tunnel(&mut tcp, proxy, &self.host, self.port))
             .await
             .map_err(|_| DialError::Proxy(ProxyError::Closed))?
@@ -116,5 +125,9 @@ async fn open(host: &str, port: u16) -> Result<TcpStream, NetError> {
 }
 
 fn authority(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
 }

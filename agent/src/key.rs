@@ -102,7 +102,10 @@ impl AgentKey {
         if token.is_empty() {
             return Err(KeyError::NoToken);
         }
-        if !token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')) {
+        if !token
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        {
             return Err(KeyError::Token);
         }
         let mut mode = Mode::Standard;
@@ -127,7 +130,14 @@ impl AgentKey {
         if pins.len() > PINS_MAX {
             return Err(KeyError::TooManyPins);
         }
-        Ok(Self { agent, host, port: url.port().unwrap_or(LINK_DEFAULT_PORT), mode, pins, token })
+        Ok(Self {
+            agent,
+            host,
+            port: url.port().unwrap_or(LINK_DEFAULT_PORT),
+            mode,
+            pins,
+            token,
+        })
     }
 
     /// The signed token, for the link's `authorization` metadata only.
@@ -160,7 +170,9 @@ fn is_dns_label(name: &str) -> bool {
     name.len() <= AGENT_NAME_MAX_BYTES
         && !name.starts_with('-')
         && !name.ends_with('-')
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 #[cfg(test)]
@@ -171,17 +183,28 @@ mod tests {
 
     #[test]
     fn a_whole_key_is_read() {
-        let key = AgentKey::parse(&format!("grpcs://prod-eu:abc.DEF_-1@gw.example.com:9010?mode=embedded&pin={PIN}"))
-            .unwrap();
-        assert_eq!((key.agent.as_str(), key.host.as_str(), key.port), ("prod-eu", "gw.example.com", 9010));
-        assert_eq!((key.mode, key.pins.len(), key.token()), (Mode::Embedded, 1, "abc.DEF_-1"));
+        let key = AgentKey::parse(&format!(
+            "grpcs://prod-eu:abc.DEF_-1@gw.example.com:9010?mode=embedded&pin={PIN}"
+        ))
+        .unwrap();
+        assert_eq!(
+            (key.agent.as_str(), key.host.as_str(), key.port),
+            ("prod-eu", "gw.example.com", 9010)
+        );
+        assert_eq!(
+            (key.mode, key.pins.len(), key.token()),
+            (Mode::Embedded, 1, "abc.DEF_-1")
+        );
         assert_eq!(key.pins[0][..4], [0, 0x11, 0x22, 0x33]);
     }
 
     #[test]
     fn port_mode_and_pin_have_defaults() {
         let key = AgentKey::parse(" grpcs://a:t@[::1] \n").unwrap();
-        assert_eq!((key.host.as_str(), key.port, key.mode, key.pins.len()), ("::1", 8010, Mode::Standard, 0));
+        assert_eq!(
+            (key.host.as_str(), key.port, key.mode, key.pins.len()),
+            ("::1", 8010, Mode::Standard, 0)
+        );
     }
 
     #[test]
@@ -214,7 +237,12 @@ mod tests {
     fn the_token_is_in_no_debug_output_and_in_no_error() {
         let key = AgentKey::parse("grpcs://a:s3cr3tt0ken@h").unwrap();
         assert!(!format!("{key:?}").contains("s3cr3tt0ken"));
-        for text in ["grpcs://a:s3cr3tt0ken@h?mode=x", "ftp://a:s3cr3tt0ken@h", "grpcs://a:s3cr3tt0ken", "s3cr3tt0ken"] {
+        for text in [
+            "grpcs://a:s3cr3tt0ken@h?mode=x",
+            "ftp://a:s3cr3tt0ken@h",
+            "grpcs://a:s3cr3tt0ken",
+            "s3cr3tt0ken",
+        ] {
             let error = AgentKey::parse(text).unwrap_err();
             assert!(!error.to_string().contains("s3cr3tt0ken"), "{error}");
         }

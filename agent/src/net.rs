@@ -48,14 +48,22 @@ pub async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, NetError>
         .map_err(|_| NetError::ResolveTimeout)?
         .map_err(NetError::Resolve)?;
     let addresses = interleave(found.take(ADDRESSES_MAX).collect());
-    if addresses.is_empty() { Err(NetError::NoAddress) } else { Ok(addresses) }
+    if addresses.is_empty() {
+        Err(NetError::NoAddress)
+    } else {
+        Ok(addresses)
+    }
 }
 
 fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (mut same, mut other) = (Vec::new(), Vec::new());
     for address in addresses {
-        if address.is_ipv6() == first_is_v6 { same.push(address) } else { other.push(address) }
+        if address.is_ipv6() == first_is_v6 {
+            same.push(address)
+        } else {
+            other.push(address)
+        }
     }
     let mut merged = Vec::with_capacity(same.len() + other.len());
     let (mut same, mut other) = (same.into_iter(), other.into_iter());
@@ -72,7 +80,9 @@ fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 /// Connects to the first of `addresses` that answers, within `deadline` for all of them together. No delay, keepalive
 /// on; buffer sizes are left to the kernel.
 pub async fn connect(addresses: &[SocketAddr], deadline: Duration) -> Result<TcpStream, NetError> {
-    let stream = timeout(deadline, race(addresses)).await.map_err(|_| NetError::ConnectTimeout(deadline))??;
+    let stream = timeout(deadline, race(addresses))
+        .await
+        .map_err(|_| NetError::ConnectTimeout(deadline))??;
     tune(&stream);
     Ok(stream)
 }
@@ -101,7 +111,9 @@ async fn race(addresses: &[SocketAddr]) -> Result<TcpStream, NetError> {
 }
 
 async fn attempt(address: SocketAddr) -> Result<TcpStream, NetError> {
-    TcpStream::connect(address).await.map_err(|source| NetError::Connect { address, source })
+    TcpStream::connect(address)
+        .await
+        .map_err(|source| NetError::Connect { address, source })
 }
 
 /// A failure here costs speed or a late discovery of a dead peer, never correctness, so it is only noted.
@@ -125,9 +137,17 @@ mod tests {
 
     #[test]
     fn families_take_turns_beginning_with_the_resolvers_choice() {
-        let list = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let list = |texts: &[&str]| {
+            texts
+                .iter()
+                .map(|text| text.parse().unwrap())
+                .collect::<Vec<SocketAddr>>()
+        };
         let mixed = list(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1", "2.2.2.2:1"]);
-        assert_eq!(interleave(mixed), list(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "[::3]:1"]));
+        assert_eq!(
+            interleave(mixed),
+            list(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "2.2.2.2:1", "[::3]:1"])
+        );
     }
 
     #[tokio::test]
@@ -136,8 +156,9 @@ mod tests {
         let closed_address = closed.local_addr().unwrap();
         drop(closed);
         let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let stream =
-            connect(&[closed_address, open.local_addr().unwrap()], Duration::from_secs(5)).await.unwrap();
+        let stream = connect(&[closed_address, open.local_addr().unwrap()], Duration::from_secs(5))
+            .await
+            .unwrap();
         assert_eq!(stream.peer_addr().unwrap(), open.local_addr().unwrap());
         assert!(stream.nodelay().unwrap());
         assert!(SockRef::from(&stream).keepalive().unwrap());
@@ -149,8 +170,14 @@ mod tests {
         let address = closed.local_addr().unwrap();
         drop(closed);
         let error = connect(&[address], Duration::from_secs(5)).await.unwrap_err();
-        assert!(matches!(error, NetError::Connect { address: named, .. } if named == address), "{error}");
-        assert!(matches!(connect(&[], Duration::from_secs(5)).await.unwrap_err(), NetError::NoAddress));
+        assert!(
+            matches!(error, NetError::Connect { address: named, .. } if named == address),
+            "{error}"
+        );
+        assert!(matches!(
+            connect(&[], Duration::from_secs(5)).await.unwrap_err(),
+            NetError::NoAddress
+        ));
     }
 
     #[tokio::test]

@@ -35,11 +35,16 @@ pub struct PinnedAuthority {
 impl PinnedAuthority {
     #[must_use]
     pub fn new(pins: Vec<Pin>, provider: &CryptoProvider) -> Arc<Self> {
-        Arc::new(Self { pins, algorithms: provider.signature_verification_algorithms })
+        Arc::new(Self {
+            pins,
+            algorithms: provider.signature_verification_algorithms,
+        })
     }
 
     fn is_pinned(&self, certificate: &CertificateDer<'_>) -> bool {
-        let Ok(parsed) = EndEntityCert::try_from(certificate) else { return false };
+        let Ok(parsed) = EndEntityCert::try_from(certificate) else {
+            return false;
+        };
         let hash = digest(&SHA256, &parsed.subject_public_key_info());
         self.pins.iter().any(|pin| pin == hash.as_ref())
     }
@@ -66,7 +71,10 @@ impl ServerCertVerifier for PinnedAuthority {
         // webpki does not look at an anchor's own basic constraints and dates. The chain must therefore hold the
         // authority as an issuer too, where it does: leaf … authority, which is anchored in itself.
         let through_authority = |path: &webpki::VerifiedPath<'_>| {
-            if path.intermediate_certificates().any(|issuer| issuer.der().as_ref() == authority.as_ref()) {
+            if path
+                .intermediate_certificates()
+                .any(|issuer| issuer.der().as_ref() == authority.as_ref())
+            {
                 Ok(())
             } else {
                 Err(webpki::Error::UnknownIssuer)
@@ -82,10 +90,11 @@ impl ServerCertVerifier for PinnedAuthority {
             Some(&through_authority),
         )
         .map_err(invalid)?;
-        leaf.verify_is_valid_for_subject_name(server_name).map_err(|error| match error {
-            webpki::Error::CertNotValidForName(_) => Error::InvalidCertificate(CertificateError::NotValidForName),
-            other => invalid(other),
-        })?;
+        leaf.verify_is_valid_for_subject_name(server_name)
+            .map_err(|error| match error {
+                webpki::Error::CertNotValidForName(_) => Error::InvalidCertificate(CertificateError::NotValidForName),
+                other => invalid(other),
+            })?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -147,16 +156,26 @@ mod tests {
         authority(name, IsCa::Ca(BasicConstraints::Constrained(0)))
     }
 
-    fn leaf(issuer: &CertifiedIssuer<'static, KeyPair>, change: impl FnOnce(&mut CertificateParams)) -> CertificateDer<'static> {
+    fn leaf(
+        issuer: &CertifiedIssuer<'static, KeyPair>,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> CertificateDer<'static> {
         let mut params = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         change(&mut params);
-        params.signed_by(&KeyPair::generate().unwrap(), issuer).unwrap().der().clone()
+        params
+            .signed_by(&KeyPair::generate().unwrap(), issuer)
+            .unwrap()
+            .der()
+            .clone()
     }
 
     fn pin_of(certificate: &CertificateDer<'_>) -> Pin {
         let parsed = EndEntityCert::try_from(certificate).unwrap();
-        digest(&SHA256, &parsed.subject_public_key_info()).as_ref().try_into().unwrap()
+        digest(&SHA256, &parsed.subject_public_key_info())
+            .as_ref()
+            .try_into()
+            .unwrap()
     }
 
     fn verify(pins: &[Pin], leaf: &CertificateDer<'_>, chain: &[&CertificateDer<'static>]) -> Result<(), String> {
@@ -190,7 +209,10 @@ mod tests {
     fn a_chain_without_the_authority_is_refused() {
         let ca = ca("Hoop CA");
         let error = verify(&[pin_of(ca.der())], &leaf(&ca, |_| {}), &[]).unwrap_err();
-        assert!(error.contains("NoPinnedAuthority") || error.contains("not signed by the authority"), "{error}");
+        assert!(
+            error.contains("NoPinnedAuthority") || error.contains("not signed by the authority"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -218,7 +240,9 @@ mod tests {
             params.subject_alt_names = vec![rcgen::SanType::DnsName("other.example".try_into().unwrap())];
         });
         let expired = leaf(&ca, |params| params.not_after = date_time_ymd(2020, 1, 1));
-        let client_only = leaf(&ca, |params| params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
+        let client_only = leaf(&ca, |params| {
+            params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]
+        });
         for (what, certificate) in [("name", other_name), ("expired", expired), ("usage", client_only)] {
             assert!(verify(&[pin], &certificate, &[ca.der()]).is_err(), "{what}");
         }

@@ -43,22 +43,40 @@ impl fmt::Debug for Proxy {
 
 /// The proxy that the environment wants for `host`, if any. Lower-case names win, as curl has it.
 pub fn choose(host: &str, port: u16, variable: impl Fn(&str) -> Option<String>) -> Result<Option<Proxy>, ProxyError> {
-    let either = |lower: &str, upper: &str| variable(lower).or_else(|| variable(upper)).filter(|value| !value.is_empty());
-    let Some(proxy) = either("https_proxy", "HTTPS_PROXY") else { return Ok(None) };
+    let either = |lower: &str, upper: &str| {
+        variable(lower)
+            .or_else(|| variable(upper))
+            .filter(|value| !value.is_empty())
+    };
+    let Some(proxy) = either("https_proxy", "HTTPS_PROXY") else {
+        return Ok(None);
+    };
     let exceptions = either("no_proxy", "NO_PROXY").unwrap_or_default();
-    if exceptions.split(',').any(|exception| excepts(exception.trim(), host, port)) {
+    if exceptions
+        .split(',')
+        .any(|exception| excepts(exception.trim(), host, port))
+    {
         return Ok(None);
     }
     parse(&proxy).map(Some)
 }
 
 fn parse(text: &str) -> Result<Proxy, ProxyError> {
-    let with_scheme = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
+    let with_scheme = if text.contains("://") {
+        text.to_owned()
+    } else {
+        format!("http://{text}")
+    };
     let url = Url::parse(&with_scheme).map_err(|_| ProxyError::Malformed)?;
     if url.scheme() != "http" {
         return Err(ProxyError::Scheme(url.scheme().to_owned()));
     }
-    let host = url.host_str().ok_or(ProxyError::Malformed)?.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let host = url
+        .host_str()
+        .ok_or(ProxyError::Malformed)?
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .to_owned();
     let authorization = (!url.username().is_empty()).then(|| {
         let decode = |part: &str| {
             url::form_urlencoded::parse(format!("x={}", part.replace('+', "%2B")).as_bytes())
@@ -66,10 +84,18 @@ fn parse(text: &str) -> Result<Proxy, ProxyError> {
                 .map(|(_, value)| value.into_owned())
                 .unwrap_or_default()
         };
-        let pair = Zeroizing::new(format!("{}:{}", decode(url.username()), decode(url.password().unwrap_or_default())));
+        let pair = Zeroizing::new(format!(
+            "{}:{}",
+            decode(url.username()),
+            decode(url.password().unwrap_or_default())
+        ));
         Zeroizing::new(base64::engine::general_purpose::STANDARD.encode(pair.as_bytes()))
     });
-    Ok(Proxy { host, port: url.port_or_known_default().unwrap_or(80), authorization })
+    Ok(Proxy {
+        host,
+        port: url.port_or_known_default().unwrap_or(80),
+        authorization,
+    })
 }
 
 /// One entry of NO_PROXY: `*`, a name and all below it, an address, or a network.
@@ -99,7 +125,11 @@ fn excepts(exception: &str, host: &str, port: u16) -> bool {
     if only_port.is_some_and(|only| only != port) {
         return false;
     }
-    let name = name.trim_start_matches("*.").trim_start_matches('.').trim_end_matches('.').to_ascii_lowercase();
+    let name = name
+        .trim_start_matches("*.")
+        .trim_start_matches('.')
+        .trim_end_matches('.')
+        .to_ascii_lowercase();
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     host == name || host.strip_suffix(&name).is_some_and(|rest| rest.ends_with('.'))
 }
@@ -107,7 +137,11 @@ fn excepts(exception: &str, host: &str, port: u16) -> bool {
 /// Asks the proxy at the other end of `stream` for a tunnel. The answer is read byte by byte up to its blank line, so
 /// nothing of what follows is taken.
 pub async fn tunnel(stream: &mut TcpStream, proxy: &Proxy, host: &str, port: u16) -> Result<(), ProxyError> {
-    let authority = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let authority = if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    };
     let mut request = Zeroizing::new(format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n"));
     if let Some(authorization) = &proxy.authorization {
         request.push_str("Proxy-Authorization: Basic ");
@@ -115,7 +149,10 @@ pub async fn tunnel(stream: &mut TcpStream, proxy: &Proxy, host: &str, port: u16
         request.push_str("\r\n");
     }
     request.push_str("\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(|_| ProxyError::Closed)?;
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .map_err(|_| ProxyError::Closed)?;
     let mut answer = Vec::with_capacity(256);
     while !answer.ends_with(b"\r\n\r\n") {
         if answer.len() >= ANSWER_MAX_BYTES {
@@ -144,7 +181,10 @@ mod tests {
 
     fn chosen(host: &str, variables: &[(&str, &str)]) -> Option<String> {
         choose(host, 8010, |name| {
-            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            variables
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| (*value).to_owned())
         })
         .unwrap()
         .map(|proxy| format!("{}:{}", proxy.host, proxy.port))
@@ -153,8 +193,14 @@ mod tests {
     #[test]
     fn the_environment_decides() {
         assert_eq!(chosen("gw", &[]), None);
-        assert_eq!(chosen("gw", &[("HTTPS_PROXY", "http://p:3128")]).as_deref(), Some("p:3128"));
-        assert_eq!(chosen("gw", &[("https_proxy", "q:1"), ("HTTPS_PROXY", "p:3128")]).as_deref(), Some("q:1"));
+        assert_eq!(
+            chosen("gw", &[("HTTPS_PROXY", "http://p:3128")]).as_deref(),
+            Some("p:3128")
+        );
+        assert_eq!(
+            chosen("gw", &[("https_proxy", "q:1"), ("HTTPS_PROXY", "p:3128")]).as_deref(),
+            Some("q:1")
+        );
     }
 
     #[test]
@@ -210,7 +256,10 @@ mod tests {
         result.unwrap();
         assert!(request.starts_with("CONNECT [::1]:8010 HTTP/1.1\r\n"), "{request}");
         assert!(request.contains("Proxy-Authorization: Basic dTpw\r\n"), "{request}");
-        assert_eq!(asked("HTTP/1.1 407 Auth\r\n\r\n").await.0, Err(ProxyError::Refused(407)));
+        assert_eq!(
+            asked("HTTP/1.1 407 Auth\r\n\r\n").await.0,
+            Err(ProxyError::Refused(407))
+        );
         assert_eq!(asked("SSH-2.0-x\r\n\r\n").await.0, Err(ProxyError::NotHttp));
         assert_eq!(asked("HTTP").await.0, Err(ProxyError::Closed));
     }

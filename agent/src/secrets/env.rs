@@ -20,7 +20,11 @@ fn read_from(
     }
     let value = lookup(name).ok_or_else(|| SecretError::EnvMissing(name.to_owned()))?;
     let value = Zeroizing::new(value.into_string().map_err(|_| SecretError::NotText)?);
-    if value.len() > SECRET_MAX_BYTES { Err(SecretError::TooLong) } else { Ok(value) }
+    if value.len() > SECRET_MAX_BYTES {
+        Err(SecretError::TooLong)
+    } else {
+        Ok(value)
+    }
 }
 
 #[cfg(test)]
@@ -29,7 +33,14 @@ mod tests {
 
     #[test]
     fn only_names_with_the_prefix_are_looked_up() {
-        for name in ["PATH", "HOOP_KEY", "HOOP_TARGET_", "hoop_target_x", "HOOP_TARGET_A=B", ""] {
+        for name in [
+            "PATH",
+            "HOOP_KEY",
+            "HOOP_TARGET_",
+            "hoop_target_x",
+            "HOOP_TARGET_A=B",
+            "",
+        ] {
             let error = read_from(name, |_| panic!("looked up {name}")).unwrap_err();
             assert_eq!(error, SecretError::EnvName);
         }

@@ -24,7 +24,9 @@ pub(super) fn read(dir: &Path, name: &str) -> Result<Zeroizing<String>, SecretEr
     }
     let file = open(&path)?;
     let mut text = Zeroizing::new(Vec::with_capacity(SECRET_MAX_BYTES + 2));
-    file.take(SECRET_MAX_BYTES as u64 + 2).read_to_end(&mut text).map_err(|_| SecretError::FileMissing)?;
+    file.take(SECRET_MAX_BYTES as u64 + 2)
+        .read_to_end(&mut text)
+        .map_err(|_| SecretError::FileMissing)?;
     // Editors end a file with a line feed that is no part of the secret.
     for ending in [b'\n', b'\r'] {
         if text.last() == Some(&ending) {
@@ -80,7 +82,10 @@ mod tests {
         symlink(root.path(), dir.join("up")).unwrap();
         for name in ["../outside", "link", "up/outside", "/etc/hostname", "../secrets-other"] {
             let error = read(&dir, name).unwrap_err();
-            assert!(matches!(error, SecretError::FileOutside | SecretError::FileMissing), "{name}: {error:?}");
+            assert!(
+                matches!(error, SecretError::FileOutside | SecretError::FileMissing),
+                "{name}: {error:?}"
+            );
         }
         assert_eq!(read(&dir, "link").unwrap_err(), SecretError::FileOutside);
     }

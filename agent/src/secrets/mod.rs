@@ -63,7 +63,7 @@ impl SecretError {
         Refusal::new(
             end,
             format!("agent \"{agent}\" cannot use the target's secret: {self}"),
-            "an administrator must correct the connection's secret or the agent's [references] configuration",
+            "An administrator must correct the connection's secret or the agent's [references] configuration.",
         )
     }
 }
@@ -97,9 +97,13 @@ async fn resolve_reference(reference: &str, rules: &ReferenceRules) -> Result<Ze
             env::read(name)
         }
         "file" => {
-            let Some(dir) = rules.file_dir.clone() else { return Err(SecretError::NotAllowed("file")) };
+            let Some(dir) = rules.file_dir.clone() else {
+                return Err(SecretError::NotAllowed("file"));
+            };
             let name = name.to_owned();
-            tokio::task::spawn_blocking(move || file::read(&dir, &name)).await.unwrap_or(Err(SecretError::FileMissing))
+            tokio::task::spawn_blocking(move || file::read(&dir, &name))
+                .await
+                .unwrap_or(Err(SecretError::FileMissing))
         }
         other if !other.is_empty() && other.bytes().all(|byte| byte.is_ascii_lowercase()) => {
             Err(SecretError::Scheme(other.to_owned()))
@@ -115,7 +119,10 @@ mod tests {
     #[tokio::test]
     async fn a_value_is_taken_as_it_is_and_no_secret_is_none() {
         let rules = ReferenceRules::default();
-        let secret = resolve(Some(Secret::Value("p w".into())), &rules).await.unwrap().unwrap();
+        let secret = resolve(Some(Secret::Value("p w".into())), &rules)
+            .await
+            .unwrap()
+            .unwrap();
         assert_eq!(secret.as_str(), "p w");
         assert!(resolve(None, &rules).await.unwrap().is_none());
     }
@@ -129,7 +136,9 @@ mod tests {
             ("vault:kv/db", SecretError::Scheme("vault".into())),
             ("plain", SecretError::Malformed),
         ] {
-            let error = resolve(Some(Secret::Reference(reference.into())), &rules).await.unwrap_err();
+            let error = resolve(Some(Secret::Reference(reference.into())), &rules)
+                .await
+                .unwrap_err();
             assert_eq!(error, expected, "{reference}");
         }
     }

@@ -26,7 +26,10 @@ const GUARDED: [&str; 9] = [
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Hosts {
-    Network { base: IpAddr, prefix_bits: u8 },
+    Network {
+        base: IpAddr,
+        prefix_bits: u8,
+    },
     Name(String),
     /// `*.db.internal`: any name below it, not the name itself.
     Below(String),
@@ -59,7 +62,9 @@ impl FromStr for Rule {
 
     fn from_str(text: &str) -> Result<Self, RuleError> {
         let text = text.trim();
-        let (host, ports) = text.rsplit_once(':').ok_or_else(|| RuleError::NoPort(text.to_owned()))?;
+        let (host, ports) = text
+            .rsplit_once(':')
+            .ok_or_else(|| RuleError::NoPort(text.to_owned()))?;
         let (first_port, last_port) = parse_ports(ports).ok_or_else(|| {
             // An address without brackets ends in something that may look like a port.
             if host.contains(':') && !host.starts_with('[') && !host.contains('/') {
@@ -72,7 +77,9 @@ impl FromStr for Rule {
         let hosts = if host == "*" {
             Hosts::Any
         } else if let Some((base, prefix)) = host.split_once('/') {
-            let base = base.parse::<IpAddr>().map_err(|_| RuleError::Network(text.to_owned()))?;
+            let base = base
+                .parse::<IpAddr>()
+                .map_err(|_| RuleError::Network(text.to_owned()))?;
             let prefix_bits = prefix.parse::<u8>().map_err(|_| RuleError::Network(text.to_owned()))?;
             let most = if base.is_ipv4() { 32 } else { 128 };
             if prefix_bits > most {
@@ -80,7 +87,10 @@ impl FromStr for Rule {
             }
             Hosts::Network { base, prefix_bits }
         } else if let Ok(base) = host.parse::<IpAddr>() {
-            Hosts::Network { base, prefix_bits: if base.is_ipv4() { 32 } else { 128 } }
+            Hosts::Network {
+                base,
+                prefix_bits: if base.is_ipv4() { 32 } else { 128 },
+            }
         } else {
             let (below, name) = match host.strip_prefix("*.") {
                 Some(rest) => (true, normal_name(rest)),
@@ -91,7 +101,12 @@ impl FromStr for Rule {
             }
             if below { Hosts::Below(name) } else { Hosts::Name(name) }
         };
-        Ok(Self { hosts, first_port, last_port, text: text.to_owned() })
+        Ok(Self {
+            hosts,
+            first_port,
+            last_port,
+            text: text.to_owned(),
+        })
     }
 }
 
@@ -104,9 +119,10 @@ impl fmt::Display for Rule {
 impl Rule {
     fn matches_address(&self, address: IpAddr) -> bool {
         match &self.hosts {
-            Hosts::Network { base, prefix_bits } => {
-                views(address).into_iter().flatten().any(|view| in_network(view, *base, *prefix_bits))
-            }
+            Hosts::Network { base, prefix_bits } => views(address)
+                .into_iter()
+                .flatten()
+                .any(|view| in_network(view, *base, *prefix_bits)),
             _ => false,
         }
     }
@@ -121,9 +137,9 @@ impl Rule {
             Hosts::Any => true,
             Hosts::Network { .. } => self.matches_address(address.ip()),
             Hosts::Name(name) => *name == normal_name(host),
-            Hosts::Below(name) => {
-                normal_name(host).strip_suffix(name.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
-            }
+            Hosts::Below(name) => normal_name(host)
+                .strip_suffix(name.as_str())
+                .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
         }
     }
 
@@ -148,7 +164,10 @@ impl fmt::Display for Forbidden {
         match self {
             Self::Denied(rule) => write!(f, "its rule deny = \"{rule}\""),
             Self::NotAllowed => f.write_str("its list allow, which has no rule for this target"),
-            Self::Guarded(rule) => write!(f, "its built-in rule against \"{rule}\" (link-local and metadata addresses)"),
+            Self::Guarded(rule) => write!(
+                f,
+                "its built-in rule against \"{rule}\" (link-local and metadata addresses)"
+            ),
         }
     }
 }
@@ -174,12 +193,18 @@ impl AllowList {
         if let Some(rule) = self.deny.iter().find(|rule| rule.matches(host, address)) {
             return Err(Forbidden::Denied(rule.to_string()));
         }
-        if self.allow.iter().any(|rule| rule.names_network() && rule.matches(host, address)) {
+        if self
+            .allow
+            .iter()
+            .any(|rule| rule.names_network() && rule.matches(host, address))
+        {
             return Ok(());
         }
         if let Some(rule) = self.guarded.iter().find(|rule| rule.matches_address(address.ip())) {
             let shown = rule.to_string();
-            return Err(Forbidden::Guarded(shown.strip_suffix(":*").unwrap_or(&shown).to_owned()));
+            return Err(Forbidden::Guarded(
+                shown.strip_suffix(":*").unwrap_or(&shown).to_owned(),
+            ));
         }
         if address.ip().is_unspecified() {
             return Err(Forbidden::Guarded("::".to_owned()));
@@ -240,7 +265,9 @@ fn is_dns_name(name: &str) -> bool {
         && name.split('.').all(|label| {
             !label.is_empty()
                 && label.len() <= 63
-                && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+                && label
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
         })
 }
 
@@ -257,7 +284,11 @@ mod tests {
         let list = AllowList::new(rules(allow), rules(deny));
         for (host, address, allowed) in cases {
             let verdict = list.check(host, address.parse().unwrap());
-            assert_eq!(verdict.is_ok(), *allowed, "{host} {address}: {verdict:?} with allow {allow:?} deny {deny:?}");
+            assert_eq!(
+                verdict.is_ok(),
+                *allowed,
+                "{host} {address}: {verdict:?} with allow {allow:?} deny {deny:?}"
+            );
         }
     }
 
@@ -323,13 +354,25 @@ mod tests {
 
     #[test]
     fn a_rule_that_names_the_network_opens_a_guarded_one_and_deny_always_wins() {
-        check(&["169.254.10.0/24:5432"], &[], &[("db", "169.254.10.1:5432", true), ("db", "169.254.11.1:5432", false)]);
-        check(&["*:5432"], &["10.0.0.5:*"], &[("db", "10.0.0.5:5432", false), ("db", "10.0.0.6:5432", true)]);
+        check(
+            &["169.254.10.0/24:5432"],
+            &[],
+            &[("db", "169.254.10.1:5432", true), ("db", "169.254.11.1:5432", false)],
+        );
+        check(
+            &["*:5432"],
+            &["10.0.0.5:*"],
+            &[("db", "10.0.0.5:5432", false), ("db", "10.0.0.6:5432", true)],
+        );
     }
 
     #[test]
     fn zero_length_prefixes_cover_their_whole_family() {
-        check(&["0.0.0.0/0:5432"], &[], &[("db", "8.8.8.8:5432", true), ("db", "[2001:db8::1]:5432", false)]);
+        check(
+            &["0.0.0.0/0:5432"],
+            &[],
+            &[("db", "8.8.8.8:5432", true), ("db", "[2001:db8::1]:5432", false)],
+        );
     }
 
     #[test]

@@ -86,16 +86,25 @@ fn build(mode: Mode, ca_pem: &[u8]) -> Result<ClientConfig, TlsError> {
         .map_err(setup)?;
     let verifier: Arc<dyn ServerCertVerifier> = match mode {
         Mode::VerifyFull => chain_verifier(ca_pem, &provider)?,
-        Mode::Require if !ca_pem.is_empty() => {
-            Arc::new(AnyName { chain: chain_verifier(ca_pem, &provider)? })
-        }
-        Mode::Disable | Mode::Prefer | Mode::Require => Arc::new(Unverified { provider: Arc::clone(&provider) }),
+        Mode::Require if !ca_pem.is_empty() => Arc::new(AnyName {
+            chain: chain_verifier(ca_pem, &provider)?,
+        }),
+        Mode::Disable | Mode::Prefer | Mode::Require => Arc::new(Unverified {
+            provider: Arc::clone(&provider),
+        }),
     };
-    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+    Ok(builder
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth())
 }
 
 fn chain_verifier(ca_pem: &[u8], provider: &Arc<CryptoProvider>) -> Result<Arc<WebPkiServerVerifier>, TlsError> {
-    let roots = if ca_pem.is_empty() { system_roots()? } else { Arc::new(given_roots(ca_pem)?) };
+    let roots = if ca_pem.is_empty() {
+        system_roots()?
+    } else {
+        Arc::new(given_roots(ca_pem)?)
+    };
     WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider))
         .build()
         .map_err(|error| TlsError::Setup(error.to_string()))
@@ -104,9 +113,15 @@ fn chain_verifier(ca_pem: &[u8], provider: &Arc<CryptoProvider>) -> Result<Arc<W
 fn given_roots(pem: &[u8]) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem).take(AUTHORITIES_MAX) {
-        roots.add(certificate.map_err(|_| TlsError::Pem)?).map_err(|_| TlsError::NoAuthority)?;
+        roots
+            .add(certificate.map_err(|_| TlsError::Pem)?)
+            .map_err(|_| TlsError::NoAuthority)?;
     }
-    if roots.is_empty() { Err(TlsError::NoAuthority) } else { Ok(roots) }
+    if roots.is_empty() {
+        Err(TlsError::NoAuthority)
+    } else {
+        Ok(roots)
+    }
 }
 
 /// The system's roots, read once. Certificates that do not parse are left out, as every TLS library does.
@@ -120,7 +135,11 @@ pub fn system_roots() -> Result<Arc<RootCertStore>, TlsError> {
         }
         Arc::new(roots)
     });
-    if roots.is_empty() { Err(TlsError::NoSystemRoots) } else { Ok(Arc::clone(roots)) }
+    if roots.is_empty() {
+        Err(TlsError::NoSystemRoots)
+    } else {
+        Ok(Arc::clone(roots))
+    }
 }
 
 /// Encryption without knowing with whom: `prefer`, and `require` without an authority. The handshake's signature is
@@ -181,7 +200,10 @@ impl ServerCertVerifier for AnyName {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         // The name is looked at last, when the chain has been found good.
-        match self.chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+        match self
+            .chain
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        {
             Err(Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => Ok(ServerCertVerified::assertion()),
@@ -238,8 +260,7 @@ fn signature_hash(certificate: &[u8]) -> Option<&'static digest::Algorithm> {
             14 => Some(&digest::SHA224),
             // RSASSA-PSS names its hash in its parameters; SHA-1 where it does not (RFC 4055, section 3.1).
             10 => {
-                let Some((given, _)) =
-                    element(parameters, SEQUENCE).and_then(|(inner, _)| element(inner, EXPLICIT_0))
+                let Some((given, _)) = element(parameters, SEQUENCE).and_then(|(inner, _)| element(inner, EXPLICIT_0))
                 else {
                     return Some(&SHA256);
                 };
@@ -290,7 +311,12 @@ fn element(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         if digits.is_empty() || digits.len() > 4 {
             return None;
         }
-        (digits.iter().fold(0_usize, |length, digit| length << 8 | usize::from(*digit)), rest)
+        (
+            digits
+                .iter()
+                .fold(0_usize, |length, digit| length << 8 | usize::from(*digit)),
+            rest,
+        )
     };
     rest.split_at_checked(length)
 }
@@ -302,15 +328,24 @@ mod tests {
 
     fn certificate(algorithm: &'static SignatureAlgorithm) -> rcgen::Certificate {
         let key = KeyPair::generate_for(algorithm).unwrap();
-        rcgen::CertificateParams::new(vec!["db.example".to_owned()]).unwrap().self_signed(&key).unwrap()
+        rcgen::CertificateParams::new(vec!["db.example".to_owned()])
+            .unwrap()
+            .self_signed(&key)
+            .unwrap()
     }
 
     #[test]
     fn the_end_point_hash_follows_the_signature() {
         let p256 = certificate(&PKCS_ECDSA_P256_SHA256);
-        assert_eq!(server_end_point(p256.der()).unwrap(), hash(&SHA256, p256.der()).as_ref());
+        assert_eq!(
+            server_end_point(p256.der()).unwrap(),
+            hash(&SHA256, p256.der()).as_ref()
+        );
         let p384 = certificate(&PKCS_ECDSA_P384_SHA384);
-        assert_eq!(server_end_point(p384.der()).unwrap(), hash(&digest::SHA384, p384.der()).as_ref());
+        assert_eq!(
+            server_end_point(p384.der()).unwrap(),
+            hash(&digest::SHA384, p384.der()).as_ref()
+        );
         assert_eq!(server_end_point(certificate(&PKCS_ED25519).der()), None);
     }
 
@@ -326,13 +361,22 @@ mod tests {
     fn a_configuration_is_made_once() {
         let pem = certificate(&PKCS_ECDSA_P256_SHA256).pem();
         let first = client_config(Mode::VerifyFull, pem.as_bytes()).unwrap();
-        assert!(Arc::ptr_eq(&first, &client_config(Mode::VerifyFull, pem.as_bytes()).unwrap()));
-        assert!(!Arc::ptr_eq(&first, &client_config(Mode::Require, pem.as_bytes()).unwrap()));
+        assert!(Arc::ptr_eq(
+            &first,
+            &client_config(Mode::VerifyFull, pem.as_bytes()).unwrap()
+        ));
+        assert!(!Arc::ptr_eq(
+            &first,
+            &client_config(Mode::Require, pem.as_bytes()).unwrap()
+        ));
     }
 
     #[test]
     fn an_authority_that_is_none_is_an_error() {
-        assert_eq!(client_config(Mode::VerifyFull, b"nonsense").unwrap_err(), TlsError::NoAuthority);
+        assert_eq!(
+            client_config(Mode::VerifyFull, b"nonsense").unwrap_err(),
+            TlsError::NoAuthority
+        );
         let cut = "-----BEGIN CERTIFICATE-----\n*\n-----END CERTIFICATE-----\n";
         assert!(client_config(Mode::VerifyFull, cut.as_bytes()).is_err());
     }
