@@ -45,8 +45,6 @@ pub struct ArbiterJournal(Rc<Local>);
 struct Local {
     state: RefCell<State>,
     shared: Arc<Shared>,
-    /// Wakes the flusher when the first event is buffered.
-    buffered: Rc<Notify>,
     /// Tells waiting commits that an `fdatasync` has ended.
     synced: Notify,
 }
@@ -64,6 +62,7 @@ struct State {
     /// Why nothing can be written now, and when to try again.
     poisoned: Option<(RecordError, Instant)>,
     flusher_awake: bool,
+    /// Wakes the flusher when the first event is buffered.
     buffered: Rc<Notify>,
     sessions: HashMap<Uuid, Rc<Numbering>>,
     sync: Sync,
@@ -125,7 +124,6 @@ impl ArbiterJournal {
         let local = Rc::new(Local {
             state: RefCell::new(state),
             shared,
-            buffered: Rc::clone(&buffered),
             synced: Notify::new(),
         });
         spawn_local(flush_behind(Rc::downgrade(&local), buffered));

@@ -76,6 +76,8 @@ pub enum JournalError {
 
 #[derive(Debug, Clone)]
 pub struct JournalConfig {
+    /// Id of this incarnation's writer: its replica's id, or a fresh one.
+    pub writer: Uuid,
     /// Made if it is not there, of mode 0700.
     pub dir: PathBuf,
     /// Most bytes that may lie in the journal and not yet in the store.
@@ -92,6 +94,7 @@ impl JournalConfig {
     #[must_use]
     pub fn new(dir: impl Into<PathBuf>, arbiters: u32) -> Self {
         Self {
+            writer: Uuid::now_v7(),
             dir: dir.into(),
             budget_bytes: BUDGET_DEFAULT_BYTES,
             segment_bytes: SEGMENT_DEFAULT_BYTES,
@@ -187,9 +190,9 @@ impl Shared {
         let old = find_segments(&config.dir).map_err(failed("read"))?;
         let used = old.iter().map(|segment| segment.bytes).sum();
         Ok(Self {
+            writer: config.writer,
             config,
             master,
-            writer: Uuid::now_v7(),
             _lock: lock,
             used_bytes: AtomicU64::new(used),
             idle: AtomicBool::new(false),

@@ -5,9 +5,28 @@
 //! transaction a group) → `read`, `verify`, `export`. Nothing here decides what is recorded.
 
 pub mod arbiter;
+pub mod chain;
+mod checkpoint_file;
+mod chunk;
+pub mod engine;
+pub mod error;
 pub mod fault;
+mod group;
+pub mod identity;
+pub mod import;
 pub mod journal;
+mod log;
+pub mod read;
+mod replay;
+pub mod rows;
 pub mod segment;
+mod session;
+mod tail;
+pub mod verify;
+pub mod writer;
 
 pub use arbiter::{ArbiterJournal, SessionRecorder};
+pub use engine::Status;
+pub use error::EvidenceError;
 pub use journal::{AuditMode, Journal, JournalConfig, JournalError};
+pub use writer::{AuditSetup, AuditWriter};

@@ -1,0 +1,153 @@
+//! Opens sessions' chunks again: for the API, for `events`, for a person who investigates. Needs the master key.
+
+use std::pin::pin;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::TryStreamExt;
+use hoop_proto::evidence::Event;
+use hoop_proto::evidence::event::Body;
+use hoop_store::Store;
+use hoop_store::seal::MasterKey;
+use serde_json::{Value, json};
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use crate::EvidenceError;
+use crate::arbiter::open_data_key;
+use crate::chunk;
+
+const CHUNKS: &str = "select seq, stored from chunks where session = $1 and stored is not null order by seq";
+
+/// All events of a session, in order.
+///
+/// # Errors
+/// `UnknownSession`, `KeyDestroyed`, `Key`, `Chunk` where a chunk is not what was written, or the store's own.
+pub async fn events(store: &Store, session: Uuid) -> Result<Vec<Event>, EvidenceError> {
+    let mut events = Vec::new();
+    each(store, session, |event| events.push(event)).await?;
+    Ok(events)
+}
+
+/// As `events`, without holding more than a chunk.
+///
+/// # Errors
+/// As `events`.
+pub async fn each(store: &Store, session: Uuid, take: impl FnMut(Event)) -> Result<(), EvidenceError> {
+    let client = store.client().await.map_err(|error| EvidenceError::Away(error.to_string()))?;
+    each_of(&client, store.master(), session, take).await
+}
+
+/// Every event of every session, session by session in the order of their starts. A session whose key was destroyed is
+/// passed over.
+///
+/// # Errors
+/// As `events`.
+pub async fn all(store: &Store, mut take: impl FnMut(Uuid, Event)) -> Result<(), EvidenceError> {
+    let client = store.client().await.map_err(|error| EvidenceError::Away(error.to_string()))?;
+    let rows = client
+        .query_typed("select id from sessions order by started_at, id", &[])
+        .await
+        .map_err(EvidenceError::query("list sessions"))?;
+    for row in rows {
+        let session: Uuid = row.get(0);
+        match each_of(&client, store.master(), session, |event| take(session, event)).await {
+            Ok(()) | Err(EvidenceError::KeyDestroyed { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+pub(crate) async fn each_of(
+    client: &Client,
+    master: &MasterKey,
+    session: Uuid,
+    mut take: impl FnMut(Event),
+) -> Result<(), EvidenceError> {
+    let failed = EvidenceError::query("read a session's chunks");
+    let row = client
+        .query_typed_opt("select wrapped_key from sessions where id = $1", &[(&session, Type::UUID)])
+        .await
+        .map_err(failed)?
+        .ok_or(EvidenceError::UnknownSession { session })?;
+    let wrapped: Option<Vec<u8>> = row.get(0);
+    let wrapped = wrapped.ok_or(EvidenceError::KeyDestroyed { session })?;
+    let key = open_data_key(master, &session, &wrapped).ok_or(EvidenceError::Key { session })?;
+    let rows = client.query_typed_raw(CHUNKS, [(session, Type::UUID)]).await.map_err(failed)?;
+    let mut rows = pin!(rows);
+    while let Some(row) = rows.try_next().await.map_err(failed)? {
+        for event in chunk::open(&key, &session, row.get(0), row.get(1))? {
+            take(event);
+        }
+    }
+    Ok(())
+}
+
+/// An event as JSON, for the API and `events`: one member named after its kind; bytes that are no UTF-8 text as
+/// `{"base64": …}`.
+#[must_use]
+pub fn json(event: &Event) -> Value {
+    let (kind, body) = match &event.body {
+        Some(Body::Started(started)) => (
+            "started",
+            json!({"session": id(&started.session), "started_at_us": started.started_at_us, "protocol": started.protocol,
+                "user": started.user, "user_id": id(&started.user_id), "email": started.email, "groups": started.groups,
+                "connection": started.connection, "connection_id": id(&started.connection_id), "agent": started.agent,
+                "client_address": started.client_address, "credential": started.credential,
+                "policy_version": started.policy_version, "replica": id(&started.replica),
+                "database": started.database, "application": started.application, "client_tls": started.client_tls,
+                "audit_mode": started.audit_mode}),
+        ),
+        Some(Body::Attempt(attempt)) => {
+            let params: Vec<Value> = (attempt.params.iter())
+                .map(|value| {
+                    let data = if value.null { Value::Null } else { text(&value.data) };
+                    json!({"format": value.format, "value": data, "cut_bytes": value.cut_bytes})
+                })
+                .collect();
+            let verdicts: Vec<Value> = (attempt.verdicts.iter())
+                .map(|verdict| json!({"stage": verdict.stage, "verdict": verdict.verdict, "reason": verdict.reason}))
+                .collect();
+            let mut body = json!({"statement": attempt.statement, "kind": attempt.kind, "text": text(&attempt.text),
+                "params": params, "verdicts": verdicts, "name": attempt.name});
+            if attempt.text_cut
+                && let Some(body) = body.as_object_mut()
+            {
+                body.insert("text_bytes".to_owned(), json!(attempt.text_bytes));
+                body.insert("text_sha256".to_owned(), json!(hex::encode(&attempt.text_sha256)));
+            }
+            ("attempt", body)
+        }
+        Some(Body::Outcome(outcome)) => (
+            "outcome",
+            json!({"statement": outcome.statement, "status": outcome.status, "sqlstate": outcome.sqlstate,
+                "message": outcome.message, "tag": outcome.tag, "rows": outcome.rows, "bytes": outcome.bytes,
+                "duration_us": outcome.duration_us}),
+        ),
+        Some(Body::Output(output)) => ("output", json!({"statement": output.statement, "data": text(&output.data)})),
+        Some(Body::Cut(cut)) => (
+            "cut",
+            json!({"statement": cut.statement, "limit": cut.limit, "recorded_bytes": cut.recorded_bytes,
+                "total": cut.total, "rows": cut.rows, "bytes": cut.bytes, "sha256": hex::encode(&cut.sha256)}),
+        ),
+        Some(Body::Notice(notice)) => ("notice", json!({"kind": notice.kind, "text": notice.text})),
+        Some(Body::Control(control)) => ("control", json!({"kind": control.kind, "by": control.by})),
+        Some(Body::Ended(ended)) => (
+            "ended",
+            json!({"code": ended.code, "message": ended.message, "statements": ended.statements,
+                "client_bytes": ended.client_bytes, "target_bytes": ended.target_bytes}),
+        ),
+        None => ("unknown", Value::Null),
+    };
+    json!({"seq": event.seq, "offset_us": event.offset_us, kind: body})
+}
+
+fn text(bytes: &[u8]) -> Value {
+    std::str::from_utf8(bytes).map_or_else(|_| json!({"base64": STANDARD.encode(bytes)}), |text| json!(text))
+}
+
+fn id(bytes: &[u8]) -> Option<Uuid> {
+    Uuid::from_slice(bytes).ok()
+}
