@@ -36,14 +36,21 @@ pub fn relay() -> Result<PathBuf> {
 pub fn profile_dir() -> Result<PathBuf> {
     let own = std::env::current_exe().context("own path")?;
     let folder = own.parent().context("own folder")?;
-    let folder = if folder.ends_with("deps") { folder.parent().context("folder above deps")? } else { folder };
+    let folder = if folder.ends_with("deps") {
+        folder.parent().context("folder above deps")?
+    } else {
+        folder
+    };
     Ok(folder.to_path_buf())
 }
 
 /// The root of the checkout that this program was built from.
 #[must_use]
 pub fn checkout() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(Path::to_path_buf).unwrap_or_default()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .map(Path::to_path_buf)
+        .unwrap_or_default()
 }
 
 fn checked(variable: &str, name: &str) -> Result<PathBuf> {
@@ -52,7 +59,10 @@ fn checked(variable: &str, name: &str) -> Result<PathBuf> {
         None => profile_dir()?.join(name),
     };
     let built = modified(&path).with_context(|| {
-        format!("{name} is not built at {}: run ./dev test, or cargo build --bins and set {variable}", path.display())
+        format!(
+            "{name} is not built at {}: run ./dev test, or cargo build --bins and set {variable}",
+            path.display()
+        )
     })?;
     // cargo writes what a binary was made of beside it, in make's format.
     let list = path.with_extension("d");
@@ -60,7 +70,10 @@ fn checked(variable: &str, name: &str) -> Result<PathBuf> {
         .with_context(|| format!("{}: cannot tell whether {name} is up to date", list.display()))?;
     for source in sources(&text) {
         let Ok(changed) = modified(&source) else {
-            bail!("{name} is stale: its source {} is gone; build it again", source.display());
+            bail!(
+                "{name} is stale: its source {} is gone; build it again",
+                source.display()
+            );
         };
         if changed > built {
             bail!("{name} is stale: {} is newer; build it again", source.display());

@@ -49,22 +49,34 @@ impl Login {
 
     #[must_use]
     pub fn sslmode(&self, mode: &str) -> Self {
-        Self { sslmode: mode.to_owned(), ..self.clone() }
+        Self {
+            sslmode: mode.to_owned(),
+            ..self.clone()
+        }
     }
 
     #[must_use]
     pub fn database(&self, database: &str) -> Self {
-        Self { database: database.to_owned(), ..self.clone() }
+        Self {
+            database: database.to_owned(),
+            ..self.clone()
+        }
     }
 
     #[must_use]
     pub fn password(&self, password: &str) -> Self {
-        Self { password: password.to_owned(), ..self.clone() }
+        Self {
+            password: password.to_owned(),
+            ..self.clone()
+        }
     }
 
     #[must_use]
     pub fn user(&self, user: &str) -> Self {
-        Self { user: user.to_owned(), ..self.clone() }
+        Self {
+            user: user.to_owned(),
+            ..self.clone()
+        }
     }
 
     #[must_use]
@@ -127,7 +139,9 @@ impl Login {
     /// Where psql cannot be started or does not end in time; not where it fails.
     pub async fn psql(&self, arguments: &[&str]) -> Result<Said> {
         let mut command = self.command("psql");
-        command.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]).args(arguments);
+        command
+            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"])
+            .args(arguments);
         run(command, CLIENT_DEADLINE).await
     }
 
@@ -136,7 +150,11 @@ impl Login {
     /// # Errors
     /// Where psql fails.
     pub async fn query(&self, sql: &str) -> Result<String> {
-        let said = self.psql(&["-c", sql]).await?.success().with_context(|| format!("psql -c {sql:?}"))?;
+        let said = self
+            .psql(&["-c", sql])
+            .await?
+            .success()
+            .with_context(|| format!("psql -c {sql:?}"))?;
         Ok(said.out.trim_end_matches('\n').to_owned())
     }
 
@@ -146,7 +164,11 @@ impl Login {
     /// Where the login fails.
     pub async fn connect(&self) -> Result<tokio_postgres::Client> {
         let mut config = tokio_postgres::Config::new();
-        config.host(&self.address).port(self.port).user(&self.user).password(&self.password);
+        config
+            .host(&self.address)
+            .port(self.port)
+            .user(&self.user)
+            .password(&self.password);
         config.dbname(&self.database).connect_timeout(Duration::from_secs(20));
         crate::cluster::connect(&config).await
     }
@@ -207,6 +229,9 @@ pub async fn run_python(login: &Login, program: &str, arguments: &[&str]) -> Res
 /// Where Node's module is not set up or the program does not end in time.
 pub async fn run_node(login: &Login, program: &str, arguments: &[&str]) -> Result<Said> {
     let mut command = login.command("node");
-    command.env("HOOP_NODE_MODULES", node_modules()?).arg(rig(program)).args(arguments);
+    command
+        .env("HOOP_NODE_MODULES", node_modules()?)
+        .arg(rig(program))
+        .args(arguments);
     run(command, CLIENT_DEADLINE).await
 }

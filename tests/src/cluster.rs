@@ -69,7 +69,10 @@ pub fn pg_bin() -> Result<PathBuf> {
         })
         .collect();
     found.sort();
-    found.pop().map(|(_, bin)| bin).context("no PostgreSQL server: ./dev setup installs it")
+    found
+        .pop()
+        .map(|(_, bin)| bin)
+        .context("no PostgreSQL server: ./dev setup installs it")
 }
 
 /// The user that servers run as where this process is root (PostgreSQL refuses root): uid and gid of `postgres`.
@@ -78,14 +81,25 @@ pub fn pg_bin() -> Result<PathBuf> {
 /// Where there is no such user.
 pub fn unprivileged() -> Result<Option<(u32, u32)>> {
     let status = fs::read_to_string("/proc/self/status")?;
-    let root = status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(1) == Some("0"));
+    let root = status
+        .lines()
+        .any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(1) == Some("0"));
     if !root {
         return Ok(None);
     }
     let passwd = fs::read_to_string("/etc/passwd")?;
-    let fields: Vec<&str> =
-        passwd.lines().find(|line| line.starts_with("postgres:")).context("no user postgres")?.split(':').collect();
-    let id = |at: usize| fields.get(at).and_then(|id| id.parse().ok()).context("user postgres has no ids");
+    let fields: Vec<&str> = passwd
+        .lines()
+        .find(|line| line.starts_with("postgres:"))
+        .context("no user postgres")?
+        .split(':')
+        .collect();
+    let id = |at: usize| {
+        fields
+            .get(at)
+            .and_then(|id| id.parse().ok())
+            .context("user postgres has no ids")
+    };
     Ok(Some((id(2)?, id(3)?)))
 }
 
@@ -106,8 +120,14 @@ pub fn as_unprivileged(program: impl AsRef<std::ffi::OsStr>) -> Result<Command> 
 /// # Errors
 /// Where it cannot be given.
 pub fn hand_over(path: &Path) -> Result<()> {
-    let Some((uid, gid)) = unprivileged()? else { return Ok(()) };
-    let status = Command::new("chown").arg("-R").arg(format!("{uid}:{gid}")).arg(path).status()?;
+    let Some((uid, gid)) = unprivileged()? else {
+        return Ok(());
+    };
+    let status = Command::new("chown")
+        .arg("-R")
+        .arg(format!("{uid}:{gid}"))
+        .arg(path)
+        .status()?;
     if !status.success() {
         bail!("{} cannot be given to user postgres", path.display());
     }
@@ -148,15 +168,30 @@ impl Cluster {
 
     async fn run(dir: &Path, make: Make) -> Result<Self> {
         let superuser_password = fs::read_to_string(dir.join("superuser"))?.trim().to_owned();
-        let ca_pem = if make.tls { certificate(&dir.join("data"))? } else { String::new() };
+        let ca_pem = if make.tls {
+            certificate(&dir.join("data"))?
+        } else {
+            String::new()
+        };
         let mut hba = make.hba.join("\n");
         hba += "\nhost all all all scram-sha-256\nhost replication all all scram-sha-256\n";
         fs::write(dir.join("data/pg_hba.conf"), hba)?;
         hand_over(dir)?;
-        let mut cluster = Self { dir: dir.to_path_buf(), make, port: 0, superuser_password, ca_pem, server: None };
+        let mut cluster = Self {
+            dir: dir.to_path_buf(),
+            make,
+            port: 0,
+            superuser_password,
+            ca_pem,
+            server: None,
+        };
         let mut attempt = 1;
         loop {
-            cluster.port = if cluster.make.port == 0 { free_port()? } else { cluster.make.port };
+            cluster.port = if cluster.make.port == 0 {
+                free_port()?
+            } else {
+                cluster.make.port
+            };
             match cluster.start_again().await {
                 Ok(()) => return Ok(cluster),
                 Err(why) if attempt == START_ATTEMPTS || cluster.make.port != 0 => return Err(why),
@@ -171,7 +206,11 @@ impl Cluster {
     /// Where it does not answer within 30 s.
     pub async fn start_again(&mut self) -> Result<()> {
         let mut command = as_unprivileged(pg_bin()?.join("postgres"))?;
-        command.arg("-D").arg(self.dir.join("data")).arg("-p").arg(self.port.to_string());
+        command
+            .arg("-D")
+            .arg(self.dir.join("data"))
+            .arg("-p")
+            .arg(self.port.to_string());
         for setting in ["listen_addresses=127.0.0.1", "unix_socket_directories="] {
             command.args(["-c", setting]);
         }
@@ -179,11 +218,22 @@ impl Cluster {
             command.arg("-c").arg(format!("{name}={value}"));
         }
         if self.make.tls {
-            command.args(["-c", "ssl=on", "-c", "ssl_cert_file=server.crt", "-c", "ssl_key_file=server.key"]);
+            command.args([
+                "-c",
+                "ssl=on",
+                "-c",
+                "ssl_cert_file=server.crt",
+                "-c",
+                "ssl_key_file=server.key",
+            ]);
         }
         let mut server = Process::spawn("PostgreSQL", command, &self.log_path(), "QUIT")?;
         let config = self.config("postgres", &self.superuser_password, "postgres");
-        server.until("ready", START_DEADLINE, async || config.connect(NoTls).await.ok().map(drop)).await?;
+        server
+            .until("ready", START_DEADLINE, async || {
+                config.connect(NoTls).await.ok().map(drop)
+            })
+            .await?;
         self.server = Some(server);
         Ok(())
     }
@@ -234,7 +284,12 @@ impl Cluster {
     #[must_use]
     pub fn config(&self, user: &str, password: &str, database: &str) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(self.port).user(user).password(password).dbname(database);
+        config
+            .host("127.0.0.1")
+            .port(self.port)
+            .user(user)
+            .password(password)
+            .dbname(database);
         config.connect_timeout(Duration::from_secs(5));
         config
     }
@@ -253,15 +308,22 @@ impl Cluster {
     /// Where the server cannot be reached.
     pub async fn set_password(&self, role: &str, password: &str, encryption: &str) -> Result<()> {
         let client = self.superuser("postgres").await?;
-        client.batch_execute(&format!("SET password_encryption = '{encryption}'")).await?;
-        client.batch_execute(&format!("ALTER ROLE \"{role}\" PASSWORD '{password}'")).await?;
+        client
+            .batch_execute(&format!("SET password_encryption = '{encryption}'"))
+            .await?;
+        client
+            .batch_execute(&format!("ALTER ROLE \"{role}\" PASSWORD '{password}'"))
+            .await?;
         Ok(())
     }
 
     /// URL of a database, as `DATABASE_URL` takes it.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
-        format!("postgres://postgres:{}@127.0.0.1:{}/{database}?sslmode=disable", self.superuser_password, self.port)
+        format!(
+            "postgres://postgres:{}@127.0.0.1:{}/{database}?sslmode=disable",
+            self.superuser_password, self.port
+        )
     }
 
     /// Memory of the server is not ours to count; its process id is, for tests that stop it.
@@ -276,9 +338,13 @@ impl Cluster {
     /// Where pg_dump fails.
     pub async fn dump(&self, database: &str) -> Result<String> {
         let mut command = Command::new(pg_bin()?.join("pg_dump"));
-        command.env("PGPASSWORD", &self.superuser_password).args(["-h", "127.0.0.1", "-U", "postgres"]);
+        command
+            .env("PGPASSWORD", &self.superuser_password)
+            .args(["-h", "127.0.0.1", "-U", "postgres"]);
         command.arg("-p").arg(self.port.to_string()).arg(database);
-        let said: Said = crate::process::run(command, Duration::from_secs(120)).await?.success()?;
+        let said: Said = crate::process::run(command, Duration::from_secs(120))
+            .await?
+            .success()?;
         Ok(said.out)
     }
 }
@@ -303,7 +369,16 @@ fn initialise(dir: &Path) -> Result<()> {
     hand_over(dir)?;
     let mut command = as_unprivileged(pg_bin()?.join("initdb"))?;
     command.arg("-D").arg(dir.join("data")).arg("--pwfile").arg(&password);
-    command.args(["-U", "postgres", "-A", "scram-sha-256", "-N", "-E", "UTF8", "--locale=C.UTF-8"]);
+    command.args([
+        "-U",
+        "postgres",
+        "-A",
+        "scram-sha-256",
+        "-N",
+        "-E",
+        "UTF8",
+        "--locale=C.UTF-8",
+    ]);
     let said = Said::from(command.output().context("initdb")?);
     said.success().with_context(|| format!("initdb in {}", dir.display()))?;
     // The demo's and the tests' data is made again at will: no fsync.
@@ -340,7 +415,10 @@ async fn template() -> Result<PathBuf> {
         drop(client);
         if let Some(mut server) = cluster.server.take() {
             server.signal("INT")?;
-            eventually("the template stopped", START_DEADLINE, async || Ok((!server.alive()).then_some(()))).await?;
+            eventually("the template stopped", START_DEADLINE, async || {
+                Ok((!server.alive()).then_some(()))
+            })
+            .await?;
         }
         let _ = fs::remove_file(dir.join("log"));
     }
@@ -353,8 +431,12 @@ async fn template() -> Result<PathBuf> {
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
-    let status =
-        Command::new("cp").args(["-a", "--reflink=auto"]).arg(from.join(".")).arg(to).status().context("cp")?;
+    let status = Command::new("cp")
+        .args(["-a", "--reflink=auto"])
+        .arg(from.join("."))
+        .arg(to)
+        .status()
+        .context("cp")?;
     if !status.success() {
         bail!("{} cannot be copied to {}", from.display(), to.display());
     }
@@ -375,7 +457,9 @@ pub fn scratch() -> Result<tempfile::TempDir> {
 fn certificate(data: &Path) -> Result<String> {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
     let mut params = CertificateParams::new(Vec::new())?;
-    params.distinguished_name.push(rcgen::DnType::CommonName, "test target CA");
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "test target CA");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
     let key = KeyPair::generate()?;

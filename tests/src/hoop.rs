@@ -92,7 +92,11 @@ impl Ready {
 }
 
 fn port_of(address: &str) -> u16 {
-    address.rsplit(':').next().and_then(|port| port.parse().ok()).unwrap_or_default()
+    address
+        .rsplit(':')
+        .next()
+        .and_then(|port| port.parse().ok())
+        .unwrap_or_default()
 }
 
 /// A gateway as a process.
@@ -134,9 +138,18 @@ impl Gateway {
         command.env("HOOP_DATA_DIR", dir).envs(environment.iter().cloned());
         let mut process = Process::spawn("hoop-gateway", command, &dir.join("log"), stop_signal)?;
         let ready = process
-            .until("ready", START_DEADLINE, async || serde_json::from_slice(&fs::read(&ready_file).ok()?).ok())
+            .until("ready", START_DEADLINE, async || {
+                serde_json::from_slice(&fs::read(&ready_file).ok()?).ok()
+            })
             .await?;
-        Ok(Self { process, ready, dir: dir.to_path_buf(), environment, prefix: prefix.to_vec(), stop_signal })
+        Ok(Self {
+            process,
+            ready,
+            dir: dir.to_path_buf(),
+            environment,
+            prefix: prefix.to_vec(),
+            stop_signal,
+        })
     }
 
     /// Starts it again, after it ended, on the same folder and the same ports.
@@ -161,9 +174,20 @@ impl Gateway {
     /// # Errors
     /// Where it cannot be started or does not end in time; not where it fails.
     pub async fn tool(&self, arguments: &[&str]) -> Result<Said> {
+        self.tool_with(&[], arguments).await
+    }
+
+    /// The same with other values in the environment.
+    ///
+    /// # Errors
+    /// Where it cannot be started or does not end in time; not where it fails.
+    pub async fn tool_with(&self, over: &[(&str, &str)], arguments: &[&str]) -> Result<Said> {
         let mut command = Command::new(binaries::gateway()?);
         clean(&mut command);
-        command.env("HOOP_DATA_DIR", &self.dir).envs(self.environment.iter().cloned()).args(arguments);
+        command
+            .env("HOOP_DATA_DIR", &self.dir)
+            .envs(self.environment.iter().cloned());
+        command.envs(over.iter().copied()).args(arguments);
         run(command, TOOL_DEADLINE).await
     }
 
@@ -205,7 +229,12 @@ impl Agent {
         clean(&mut command);
         command.env("HOOP_KEY_FILE", key_file).envs(environment.iter().cloned());
         let process = Process::spawn("hoop-agent", command, log, "TERM")?;
-        Ok(Self { process, key_file: key_file.to_path_buf(), log: log.to_path_buf(), environment })
+        Ok(Self {
+            process,
+            key_file: key_file.to_path_buf(),
+            log: log.to_path_buf(),
+            environment,
+        })
     }
 
     /// # Errors
@@ -269,9 +298,7 @@ impl Hoop {
         options: Options,
     ) -> Result<Self> {
         let store = match options.store {
-            StoreKind::Own => {
-                Some(Cluster::start(&scratch.path().join("store"), options.store_make.clone()).await?)
-            }
+            StoreKind::Own => Some(Cluster::start(&scratch.path().join("store"), options.store_make.clone()).await?),
             StoreKind::BesideTarget | StoreKind::Embedded => None,
         };
         let mut environment: Vec<(String, String)> = [
@@ -280,7 +307,10 @@ impl Hoop {
             ("HOOP_LISTEN_POSTGRES", "127.0.0.1:0"),
             ("HOOP_API_TLS", "off"),
             ("HOOP_PUBLIC_HOST", "localhost"),
-            ("HOOP_MASTER_KEY_FILE", &scratch.path().join("master.key").display().to_string()),
+            (
+                "HOOP_MASTER_KEY_FILE",
+                &scratch.path().join("master.key").display().to_string(),
+            ),
         ]
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .to_vec();
@@ -292,7 +322,10 @@ impl Hoop {
                 ("HOOP_STORE".to_owned(), "embedded".to_owned())
             }
             StoreKind::BesideTarget => ("DATABASE_URL".to_owned(), target.url(STORE)),
-            StoreKind::Own => ("DATABASE_URL".to_owned(), store.as_ref().context("own store")?.url(STORE)),
+            StoreKind::Own => (
+                "DATABASE_URL".to_owned(),
+                store.as_ref().context("own store")?.url(STORE),
+            ),
         });
         environment.extend(options.gateway_env.iter().cloned());
         let mut gateways = Vec::new();
@@ -308,9 +341,23 @@ impl Hoop {
         let mut agents = Vec::new();
         for number in 1..=options.agents {
             let log = scratch.path().join(format!("agent-{number}.log"));
-            agents.push(Agent::start(&first.ready.agent_key_file, &log, options.agent_env.clone())?);
+            agents.push(Agent::start(
+                &first.ready.agent_key_file,
+                &log,
+                options.agent_env.clone(),
+            )?);
         }
-        let hoop = Self { gateways, agents, store, target, api, target_password, ca_file, scratch, options };
+        let hoop = Self {
+            gateways,
+            agents,
+            store,
+            target,
+            api,
+            target_password,
+            ca_file,
+            scratch,
+            options,
+        };
         hoop.connection(CONNECTION, json!({})).await?;
         if hoop.options.agents > 0 && hoop.options.first_login {
             hoop.wait_for_agent().await?;
@@ -324,7 +371,10 @@ impl Hoop {
     /// Where it does not within 20 s.
     pub async fn wait_for_agent(&self) -> Result<()> {
         let login = self.login(&self.credential(CONNECTION).await?)?.sslmode("disable");
-        eventually("the agent serves a login", LINK_DEADLINE, async || login.connect().await.map(|_| Some(()))).await
+        eventually("the agent serves a login", LINK_DEADLINE, async || {
+            login.connect().await.map(|_| Some(()))
+        })
+        .await
     }
 
     /// Makes a connection to the target; `over` replaces or adds members of the request.
@@ -361,11 +411,22 @@ impl Hoop {
     /// # Errors
     /// Where the gateway refuses.
     pub async fn credential_for(&self, connection: &str, body: Value) -> Result<Credential> {
-        let answer = self.api.post(&format!("/api/connections/{connection}/credentials"), body).await?;
+        let answer = self
+            .api
+            .post(&format!("/api/connections/{connection}/credentials"), body)
+            .await?;
         let text = |name: &str| -> Result<String> {
-            Ok(answer.get(name).and_then(Value::as_str).with_context(|| format!("no {name} in {answer}"))?.to_owned())
+            Ok(answer
+                .get(name)
+                .and_then(Value::as_str)
+                .with_context(|| format!("no {name} in {answer}"))?
+                .to_owned())
         };
-        Ok(Credential { user: text("user")?, password: text("password")?, answer })
+        Ok(Credential {
+            user: text("user")?,
+            password: text("password")?,
+            answer,
+        })
     }
 
     /// A credential's login at the first gateway: verify-full, the connection's default database.
@@ -380,8 +441,12 @@ impl Hoop {
     /// Where there is no such gateway.
     pub fn login_at(&self, gateway: usize, credential: &Credential) -> Result<Login> {
         let gateway = self.gateways.get(gateway).context("no such gateway")?;
-        let mut login =
-            Login::plain(gateway.ready.postgres_port(), &credential.user, &credential.password, &credential.user);
+        let mut login = Login::plain(
+            gateway.ready.postgres_port(),
+            &credential.user,
+            &credential.password,
+            &credential.user,
+        );
         login.sslmode = "verify-full".to_owned();
         login.ca_file.clone_from(&self.ca_file);
         Ok(login)
@@ -452,7 +517,10 @@ impl Hoop {
     /// Where it fails.
     pub async fn all_events(&self) -> Result<Vec<Value>> {
         let said = self.gateway()?.tool(&["events", "--all"]).await?.success()?;
-        said.out.lines().map(|line| serde_json::from_str(line).with_context(|| line.to_owned())).collect()
+        said.out
+            .lines()
+            .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
+            .collect()
     }
 
     /// The store's cluster, for a test that reads or changes its rows.

@@ -50,8 +50,13 @@ impl Api {
     /// Where the gateway refuses.
     pub async fn login(base: &str, username: &str, password: &str) -> Result<Self> {
         let mut api = Self::anonymous(base);
-        let answer = api.post("/api/login", json!({"username": username, "password": password})).await?;
-        let token = answer.get("token").and_then(Value::as_str).context("login answered no token")?;
+        let answer = api
+            .post("/api/login", json!({"username": username, "password": password}))
+            .await?;
+        let token = answer
+            .get("token")
+            .and_then(Value::as_str)
+            .context("login answered no token")?;
         api.token = Some(token.to_owned());
         Ok(api)
     }
@@ -102,7 +107,10 @@ impl Api {
 
     async fn exchange(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
         let body = body.map(Value::to_string);
-        let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.authority);
+        let mut head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
+            self.authority
+        );
         if let Some(token) = &self.token {
             head += &format!("Authorization: Bearer {token}\r\n");
         }
@@ -123,19 +131,33 @@ impl Api {
 
 /// RFC 9112 as far as a test needs it: status line, headers, a body that ends with the connection or is chunked.
 fn parse(answer: &[u8]) -> Result<Answer> {
-    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").context("no end of headers")?;
+    let end = answer
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .context("no end of headers")?;
     let (head, rest) = answer.split_at(end);
     let head = String::from_utf8_lossy(head).to_ascii_lowercase();
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).context("no status")?;
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .context("no status")?;
     let body = rest.get(4..).unwrap_or_default();
-    let body = if head.contains("transfer-encoding: chunked") { dechunk(body)? } else { body.to_vec() };
+    let body = if head.contains("transfer-encoding: chunked") {
+        dechunk(body)?
+    } else {
+        body.to_vec()
+    };
     Ok(Answer { status, body })
 }
 
 fn dechunk(mut bytes: &[u8]) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {
-        let end = bytes.windows(2).position(|two| two == b"\r\n").context("chunk without a length")?;
+        let end = bytes
+            .windows(2)
+            .position(|two| two == b"\r\n")
+            .context("chunk without a length")?;
         let (length, rest) = bytes.split_at(end);
         let length = String::from_utf8_lossy(length);
         let length = usize::from_str_radix(length.split(';').next().unwrap_or_default().trim(), 16)?;
@@ -154,7 +176,8 @@ mod tests {
 
     #[test]
     fn a_chunked_body_is_put_together() {
-        let answer = parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n").unwrap();
+        let answer =
+            parse(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n").unwrap();
         assert_eq!((answer.status, answer.text().as_str()), (200, "abcd"));
     }
 }

@@ -1,7 +1,11 @@
 //! Rigs: how each real server that the end-to-end tests, the benchmarks and `./dev run` need is started, driven and
 //! stopped. Nothing here is part of the product, and nothing here stands in for a part of it.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "these are command-line tools and test output")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "these are command-line tools and test output"
+)]
 
 pub mod binaries;
 pub mod clients;
@@ -10,6 +14,7 @@ pub mod hoop;
 pub mod http;
 pub mod pgbouncer;
 pub mod process;
+pub mod record;
 pub mod tcp;
 
 use std::io::Write as _;

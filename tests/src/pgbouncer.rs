@@ -34,7 +34,11 @@ impl Pgbouncer {
     pub async fn start(dir: &Path, target: &Cluster, account: &Account<'_>, pool: &str, tls: bool) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let port = free_port()?;
-        let Account { user, password, database } = account;
+        let Account {
+            user,
+            password,
+            database,
+        } = account;
         let users = dir.join("users.txt");
         fs::write(&users, format!("\"{user}\" \"{password}\"\n"))?;
         let mut text = format!(
@@ -59,13 +63,22 @@ impl Pgbouncer {
         let ini = dir.join("pgbouncer.ini");
         fs::write(&ini, text)?;
         hand_over(dir)?;
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].into_iter().find(|path| Path::new(path).exists());
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"]
+            .into_iter()
+            .find(|path| Path::new(path).exists());
         let mut command = as_unprivileged(program.context("no pgbouncer: ./dev setup installs it")?)?;
         command.arg(&ini);
         let mut process = Process::spawn("pgbouncer", command, &dir.join("log"), "INT")?;
         let mut config = tokio_postgres::Config::new();
-        config.host("127.0.0.1").port(port).user(*user).password(*password).dbname(*database);
-        process.until("ready", START_DEADLINE, async || connect(&config).await.ok()).await?;
+        config
+            .host("127.0.0.1")
+            .port(port)
+            .user(*user)
+            .password(*password)
+            .dbname(*database);
+        process
+            .until("ready", START_DEADLINE, async || connect(&config).await.ok())
+            .await?;
         Ok(Self { port, process })
     }
 

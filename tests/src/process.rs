@@ -29,14 +29,23 @@ impl Process {
     /// # Errors
     /// Where it cannot be started.
     pub fn spawn(name: &str, mut command: Command, log: &Path, stop_signal: &'static str) -> Result<Self> {
-        let file = File::options().append(true).create(true).open(log).with_context(|| log.display().to_string())?;
+        let file = File::options()
+            .append(true)
+            .create(true)
+            .open(log)
+            .with_context(|| log.display().to_string())?;
         let child = command
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
             .stderr(file)
             .spawn()
             .with_context(|| format!("starting {name}: {}", command.get_program().display()))?;
-        Ok(Self { name: name.to_owned(), child, log: log.to_path_buf(), stop_signal })
+        Ok(Self {
+            name: name.to_owned(),
+            child,
+            log: log.to_path_buf(),
+            stop_signal,
+        })
     }
 
     #[must_use]
@@ -84,7 +93,11 @@ impl Process {
             std::thread::sleep(POLL_INTERVAL);
         }
         self.kill_hard()?;
-        bail!("{} did not stop within {STOP_DEADLINE:?}; its log ends:\n{}", self.name, self.log_tail())
+        bail!(
+            "{} did not stop within {STOP_DEADLINE:?}; its log ends:\n{}",
+            self.name,
+            self.log_tail()
+        )
     }
 
     /// Everything it has written so far.
@@ -98,7 +111,9 @@ impl Process {
     pub fn log_tail(&self) -> String {
         let text = self.log();
         let start = text.len().saturating_sub(LOG_TAIL_BYTES);
-        let start = (start..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+        let start = (start..=text.len())
+            .find(|at| text.is_char_boundary(*at))
+            .unwrap_or(text.len());
         text.get(start..).unwrap_or_default().to_owned()
     }
 
@@ -118,10 +133,18 @@ impl Process {
                 return Ok(value);
             }
             if !self.alive() {
-                bail!("{} ended before it was {what}; its log ends:\n{}", self.name, self.log_tail());
+                bail!(
+                    "{} ended before it was {what}; its log ends:\n{}",
+                    self.name,
+                    self.log_tail()
+                );
             }
             if start.elapsed() > deadline {
-                bail!("{} was not {what} within {deadline:?}; its log ends:\n{}", self.name, self.log_tail());
+                bail!(
+                    "{} was not {what} within {deadline:?}; its log ends:\n{}",
+                    self.name,
+                    self.log_tail()
+                );
             }
             tokio::time::sleep(POLL_INTERVAL).await;
         }
@@ -140,7 +163,10 @@ impl Drop for Process {
 /// # Errors
 /// Where the process is gone.
 pub fn signal(pid: u32, name: &str) -> Result<()> {
-    let status = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).stderr(Stdio::null()).status()?;
+    let status = Command::new("sh")
+        .args(["-c", &format!("kill -{name} {pid}")])
+        .stderr(Stdio::null())
+        .status()?;
     if !status.success() {
         bail!("process {pid} cannot be sent {name}");
     }

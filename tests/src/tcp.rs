@@ -64,7 +64,9 @@ pub async fn relay(listener: TcpListener, target: SocketAddr) -> Result<()> {
 }
 
 async fn pass(mut client: TcpStream, target: SocketAddr) {
-    let Ok(mut server) = TcpStream::connect(target).await else { return };
+    let Ok(mut server) = TcpStream::connect(target).await else {
+        return;
+    };
     let _ = (client.set_nodelay(true), server.set_nodelay(true));
     // Either side may break the connection at any time; the other then sees it end.
     let _ = copy_bidirectional_with_sizes(&mut client, &mut server, RELAY_BUFFER_BYTES, RELAY_BUFFER_BYTES).await;

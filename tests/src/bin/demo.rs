@@ -77,8 +77,19 @@ async fn demo(arguments: &Arguments) -> Result<()> {
     fs::write(dev.join("run.pid"), std::process::id().to_string())?;
 
     println!("starting the demo database …");
-    let port = if TcpListener::bind(("127.0.0.1", DEMO_PORT)).is_ok() { DEMO_PORT } else { free_port()? };
-    let target = Cluster::open(&folder.join("demo"), Make { port, ..Make::default() }).await?;
+    let port = if TcpListener::bind(("127.0.0.1", DEMO_PORT)).is_ok() {
+        DEMO_PORT
+    } else {
+        free_port()?
+    };
+    let target = Cluster::open(
+        &folder.join("demo"),
+        Make {
+            port,
+            ..Make::default()
+        },
+    )
+    .await?;
     let account_password = uuid::Uuid::new_v4().simple().to_string();
     fill(&target, &account_password).await?;
 
@@ -101,8 +112,15 @@ async fn demo(arguments: &Arguments) -> Result<()> {
 
     let api = gateway.admin().await?;
     register(&api, port, &account_password).await?;
-    let credential = api.post(&format!("/api/connections/{CONNECTION}/credentials"), json!({})).await?;
-    let text = |name: &str| credential.get(name).and_then(Value::as_str).with_context(|| format!("no {name}"));
+    let credential = api
+        .post(&format!("/api/connections/{CONNECTION}/credentials"), json!({}))
+        .await?;
+    let text = |name: &str| {
+        credential
+            .get(name)
+            .and_then(Value::as_str)
+            .with_context(|| format!("no {name}"))
+    };
     let (user, password) = (text("user")?, text("password")?);
     let ca = dev.join("ca.pem");
     fs::write(&ca, api.send("GET", "/api/ca.pem", None).await?.body)?;
@@ -115,9 +133,14 @@ async fn demo(arguments: &Arguments) -> Result<()> {
     .await?;
     let seen = sessions(&api).await?.len();
 
-    let admin_password = fs::read_to_string(&gateway.ready.admin_password_file)?.trim().to_owned();
+    let admin_password = fs::read_to_string(&gateway.ready.admin_password_file)?
+        .trim()
+        .to_owned();
     let pgpass = dev.join("pgpass");
-    write_private(&pgpass, &format!("localhost:{}:*:{user}:{password}\n", gateway.ready.postgres_port()))?;
+    write_private(
+        &pgpass,
+        &format!("localhost:{}:*:{user}:{password}\n", gateway.ready.postgres_port()),
+    )?;
     let psql = format!(
         "psql \"host=localhost port={} user={user} dbname={DATABASE} sslmode=verify-full sslrootcert={}\"",
         gateway.ready.postgres_port(),
@@ -130,17 +153,29 @@ async fn demo(arguments: &Arguments) -> Result<()> {
         ("PGPASSFILE", &pgpass.display().to_string()),
         ("HOOP_DEMO_PSQL", &psql),
     ];
-    let lines: String =
-        lines.iter().map(|(name, value)| format!("export {name}='{}'\n", value.replace('\'', r"'\''"))).collect();
+    let lines: String = lines
+        .iter()
+        .map(|(name, value)| format!("export {name}='{}'\n", value.replace('\'', r"'\''")))
+        .collect();
     write_private(&dev.join("env"), &lines)?;
 
     println!("\nready");
-    println!("  API          {}  (POST /api/login; /api/openapi.json describes it)", gateway.ready.api);
-    println!("  admin        {}, password in {}", gateway.ready.admin_user, gateway.ready.admin_password_file.display());
+    println!(
+        "  API          {}  (POST /api/login; /api/openapi.json describes it)",
+        gateway.ready.api
+    );
+    println!(
+        "  admin        {}, password in {}",
+        gateway.ready.admin_user,
+        gateway.ready.admin_password_file.display()
+    );
     println!("  agents       {}", gateway.ready.link);
     println!("  PostgreSQL   {}", gateway.ready.postgres);
     println!("  logs         {}", folder.display());
-    println!("\ntry\n  export PGPASSFILE={}\n  {psql} -c '{QUERY}'\n", pgpass.display());
+    println!(
+        "\ntry\n  export PGPASSFILE={}\n  {psql} -c '{QUERY}'\n",
+        pgpass.display()
+    );
 
     if arguments.once {
         once(&gateway, &api, &login, seen).await?;
@@ -174,7 +209,9 @@ async fn once(gateway: &Gateway, api: &Api, login: &Login, seen: usize) -> Resul
     let session = eventually("the session is recorded to its end", RECORD_DEADLINE, async || {
         let now = sessions(api).await?;
         let newest = now.first().filter(|_| now.len() > seen);
-        let Some(id) = newest.and_then(|session| session.get("id")).and_then(Value::as_str) else { return Ok(None) };
+        let Some(id) = newest.and_then(|session| session.get("id")).and_then(Value::as_str) else {
+            return Ok(None);
+        };
         let ended = events(api, id).await?.iter().any(|event| kind(event) == "ended");
         Ok(ended.then(|| id.to_owned()))
     })
@@ -219,11 +256,22 @@ fn show(session: &str, events: &[Value]) {
             ),
             "attempt" => format!("#{} {}", text("statement"), text("text")),
             "output" => text("text").trim_end().replace('\n', " · ").replace('\t', " | "),
-            "outcome" => format!("#{} {} {} in {} µs", text("statement"), text("status"), text("tag"), text("duration_us")),
+            "outcome" => format!(
+                "#{} {} {} in {} µs",
+                text("statement"),
+                text("status"),
+                text("tag"),
+                text("duration_us")
+            ),
             "ended" => format!("{} {}", text("code"), text("message")),
             _ => event.to_string(),
         };
-        println!("  {:>3} {:>10} µs  {:<8} {says}", text("seq"), text("offset_us"), kind(event));
+        println!(
+            "  {:>3} {:>10} µs  {:<8} {says}",
+            text("seq"),
+            text("offset_us"),
+            kind(event)
+        );
     }
 }
 
@@ -236,52 +284,93 @@ async fn register(api: &Api, port: u16, password: &str) -> Result<()> {
     });
     let path = format!("/api/connections/{CONNECTION}");
     let there = api.send("GET", &path, None).await?.status == 200;
-    if there { api.put(&path, body).await? } else { api.post("/api/connections", body).await? };
+    if there {
+        api.put(&path, body).await?
+    } else {
+        api.post("/api/connections", body).await?
+    };
     Ok(())
 }
 
 /// The demo's account gets a new password at each start; its data is loaded once.
 async fn fill(target: &Cluster, password: &str) -> Result<()> {
     let superuser = target.superuser("postgres").await?;
-    if superuser.query_opt("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&ACCOUNT]).await?.is_none() {
+    if superuser
+        .query_opt("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&ACCOUNT])
+        .await?
+        .is_none()
+    {
         superuser.batch_execute(&format!("CREATE ROLE {ACCOUNT} LOGIN")).await?;
-        superuser.batch_execute(&format!("CREATE DATABASE {DATABASE} OWNER {ACCOUNT}")).await?;
+        superuser
+            .batch_execute(&format!("CREATE DATABASE {DATABASE} OWNER {ACCOUNT}"))
+            .await?;
     }
     target.set_password(ACCOUNT, password, "scram-sha-256").await?;
     let login = Login::plain(target.port, ACCOUNT, password, DATABASE);
     if login.query("SELECT to_regclass('payments') IS NULL").await? == "t" {
         let sql = rig("demo.sql").display().to_string();
-        login.psql(&["-1", "-f", &sql]).await?.success().context("loading the demo's data")?;
+        login
+            .psql(&["-1", "-f", &sql])
+            .await?
+            .success()
+            .context("loading the demo's data")?;
     }
     Ok(())
 }
 
 /// `dev` itself, or, where this runs as root below a folder that the servers' user cannot enter, one in /var/tmp.
 fn folder(dev: &Path) -> Result<PathBuf> {
-    let enter = as_unprivileged("sh")?.arg("-c").arg("cd \"$1\"").arg("sh").arg(dev).output()?;
+    let enter = as_unprivileged("sh")?
+        .arg("-c")
+        .arg("cd \"$1\"")
+        .arg("sh")
+        .arg(dev)
+        .output()?;
     if enter.status.success() {
         return Ok(dev.to_path_buf());
     }
-    let name: String =
-        dev.to_string_lossy().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let name: String = dev
+        .to_string_lossy()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
     let other = PathBuf::from(format!("/var/tmp/hoop{name}"));
-    println!("the servers' user cannot enter {}; data goes to {}", dev.display(), other.display());
+    println!(
+        "the servers' user cannot enter {}; data goes to {}",
+        dev.display(),
+        other.display()
+    );
     Ok(other)
 }
 
 fn require_free(what: &str, address: &str) -> Result<()> {
-    let Err(why) = TcpListener::bind(address) else { return Ok(()) };
+    let Err(why) = TcpListener::bind(address) else {
+        return Ok(());
+    };
     let port = address.rsplit(':').next().unwrap_or_default();
-    let by = Command::new("ss").args(["-Hltnp", &format!("sport = :{port}")]).output().map(Said::from);
-    let by = by.map(|said| said.out.split("users:").nth(1).unwrap_or_default().trim().to_owned()).unwrap_or_default();
-    let by = if by.is_empty() { "a process that ss does not name".to_owned() } else { by };
+    let by = Command::new("ss")
+        .args(["-Hltnp", &format!("sport = :{port}")])
+        .output()
+        .map(Said::from);
+    let by = by
+        .map(|said| said.out.split("users:").nth(1).unwrap_or_default().trim().to_owned())
+        .unwrap_or_default();
+    let by = if by.is_empty() {
+        "a process that ss does not name".to_owned()
+    } else {
+        by
+    };
     bail!("{address}, the port for {what}, is taken by {by} ({why}); stop it (./dev stop, if it is an earlier run)");
 }
 
 fn write_private(path: &Path, text: &str) -> Result<()> {
     let part = path.with_extension("part");
     let _ = fs::remove_file(&part);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part)?;
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&part)?;
     file.write_all(text.as_bytes())?;
     fs::rename(&part, path).with_context(|| path.display().to_string())
 }

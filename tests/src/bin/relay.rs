@@ -7,7 +7,9 @@ use anyhow::{Context as _, Result};
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let mut address = |name: &str| -> Result<SocketAddr> {
-        let text = arguments.next().with_context(|| format!("usage: hoop-relay LISTEN TARGET; {name} is missing"))?;
+        let text = arguments
+            .next()
+            .with_context(|| format!("usage: hoop-relay LISTEN TARGET; {name} is missing"))?;
         text.parse().with_context(|| format!("{text} is no socket address"))
     };
     let (listen, target) = (address("LISTEN")?, address("TARGET")?);

@@ -58,7 +58,17 @@ const fn case(name: &'static str, unit: &'static str, kind: Kind, says: &'static
         kind,
         Kind::CopyOut | Kind::Select | Kind::StalledMemory | Kind::StalledPercentile | Kind::AuditBytes
     );
-    Case { name, says, unit, kind, tls: false, variant: "", wide, wan: false, note: "" }
+    Case {
+        name,
+        says,
+        unit,
+        kind,
+        tls: false,
+        variant: "",
+        wide,
+        wan: false,
+        note: "",
+    }
 }
 
 const fn tls(mut case: Case, name: &'static str) -> Case {
@@ -79,12 +89,42 @@ const fn wan(mut case: Case, note: &'static str) -> Case {
     case
 }
 
-const SIMPLE_1: Case = case("simple_1", "1/s", Kind::Pgbench("simple", 1), "pgbench -S, simple protocol, 1 client");
-const SIMPLE_8: Case = case("simple_8", "1/s", Kind::Pgbench("simple", 8), "pgbench -S, simple protocol, 8 clients");
-const PREPARED_1: Case = case("prepared_1", "1/s", Kind::Pgbench("prepared", 1), "pgbench -S, prepared, 1 client");
-const PREPARED_8: Case = case("prepared_8", "1/s", Kind::Pgbench("prepared", 8), "pgbench -S, prepared, 8 clients");
-const COPY_OUT: Case = case("copy_out", "MB/s", Kind::CopyOut, "COPY … TO STDOUT of table wide through psql");
-const CONNECT: Case = case("connect", "ms", Kind::Connect, "psql -c 'select 1', connecting included");
+const SIMPLE_1: Case = case(
+    "simple_1",
+    "1/s",
+    Kind::Pgbench("simple", 1),
+    "pgbench -S, simple protocol, 1 client",
+);
+const SIMPLE_8: Case = case(
+    "simple_8",
+    "1/s",
+    Kind::Pgbench("simple", 8),
+    "pgbench -S, simple protocol, 8 clients",
+);
+const PREPARED_1: Case = case(
+    "prepared_1",
+    "1/s",
+    Kind::Pgbench("prepared", 1),
+    "pgbench -S, prepared, 1 client",
+);
+const PREPARED_8: Case = case(
+    "prepared_8",
+    "1/s",
+    Kind::Pgbench("prepared", 8),
+    "pgbench -S, prepared, 8 clients",
+);
+const COPY_OUT: Case = case(
+    "copy_out",
+    "MB/s",
+    Kind::CopyOut,
+    "COPY … TO STDOUT of table wide through psql",
+);
+const CONNECT: Case = case(
+    "connect",
+    "ms",
+    Kind::Connect,
+    "psql -c 'select 1', connecting included",
+);
 
 /// In the order in which they are measured.
 pub const CASES: &[Case] = &[
@@ -92,7 +132,12 @@ pub const CASES: &[Case] = &[
     SIMPLE_8,
     PREPARED_1,
     PREPARED_8,
-    case("latency_p99_1", "us", Kind::Percentile, "pgbench -S, 1 client: 99th percentile of one transaction"),
+    case(
+        "latency_p99_1",
+        "us",
+        Kind::Percentile,
+        "pgbench -S, 1 client: 99th percentile of one transaction",
+    ),
     CONNECT,
     COPY_OUT,
     case("select", "MB/s", Kind::Select, "SELECT of table wide, read as it comes"),
@@ -111,12 +156,37 @@ pub const CASES: &[Case] = &[
     variant(SIMPLE_1, "simple_1_record_off", "record-off"),
     variant(COPY_OUT, "copy_out_record_off", "record-off"),
     variant(COPY_OUT, "copy_out_record_full", "record-full"),
-    case("idle_memory", "KiB", Kind::IdleMemory, "resident memory of one idle session, without the target's"),
-    case("stalled_memory", "KiB", Kind::StalledMemory, "growth of memory while 100 clients do not read"),
-    case("stalled_p99_ratio", "x", Kind::StalledPercentile, "p99 of an active client beside 100 that do not read"),
-    case("audit_bytes", "x", Kind::AuditBytes, "journal + WAL + tables, per byte recorded in full"),
+    case(
+        "idle_memory",
+        "KiB",
+        Kind::IdleMemory,
+        "resident memory of one idle session, without the target's",
+    ),
+    case(
+        "stalled_memory",
+        "KiB",
+        Kind::StalledMemory,
+        "growth of memory while 100 clients do not read",
+    ),
+    case(
+        "stalled_p99_ratio",
+        "x",
+        Kind::StalledPercentile,
+        "p99 of an active client beside 100 that do not read",
+    ),
+    case(
+        "audit_bytes",
+        "x",
+        Kind::AuditBytes,
+        "journal + WAL + tables, per byte recorded in full",
+    ),
     wan(
-        case("wan_50ms_copy_out", "MB/s", Kind::CopyOut, "COPY with 50 ms of delay between gateway and agent"),
+        case(
+            "wan_50ms_copy_out",
+            "MB/s",
+            Kind::CopyOut,
+            "COPY with 50 ms of delay between gateway and agent",
+        ),
         "netem 50 ms between the hops; direct has it too",
     ),
 ];
@@ -130,7 +200,9 @@ pub async fn run_once(case: &Case, lane: Lane, lanes: &Lanes, seconds: u32) -> R
     let figure = match case.kind {
         Kind::Pgbench(mode, clients) => pgbench(&login, mode, clients, seconds).await?,
         Kind::Percentile => percentile(&login, lanes, seconds).await?,
-        Kind::CopyOut => copy_out(&login).await.map(|took| lanes.wide_bytes / BYTES_A_MEGABYTE / took)?,
+        Kind::CopyOut => copy_out(&login)
+            .await
+            .map(|took| lanes.wide_bytes / BYTES_A_MEGABYTE / took)?,
         Kind::Select => select(&login, lanes).await?,
         Kind::Dump => dump(&login, lanes).await?,
         Kind::Restore => restore(&login, lanes).await?,
@@ -152,11 +224,24 @@ pub async fn run_once(case: &Case, lane: Lane, lanes: &Lanes, seconds: u32) -> R
 
 async fn pgbench(login: &Login, mode: &str, clients: u32, seconds: u32) -> Result<f64> {
     let mut command = login.command("pgbench");
-    command.args(["-S", "-n", "-M", mode, "-c", &clients.to_string(), "-j", &clients.min(2).to_string()]);
+    command.args([
+        "-S",
+        "-n",
+        "-M",
+        mode,
+        "-c",
+        &clients.to_string(),
+        "-j",
+        &clients.min(2).to_string(),
+    ]);
     command.args(["-T", &seconds.to_string()]);
     let said = run(command, Duration::from_secs(u64::from(seconds) + 60)).await?;
     let said = said.success().context("pgbench")?;
-    let line = said.out.lines().find_map(|line| line.strip_prefix("tps = ")).context("no tps")?;
+    let line = said
+        .out
+        .lines()
+        .find_map(|line| line.strip_prefix("tps = "))
+        .context("no tps")?;
     Ok(line.split(' ').next().context("no tps")?.parse()?)
 }
 
@@ -166,7 +251,10 @@ pub async fn percentile(login: &Login, lanes: &Lanes, seconds: u32) -> Result<f6
     let mut command = login.command("pgbench");
     command.args(["-S", "-n", "-M", "simple", "-c", "1", "-l", "-T", &seconds.to_string()]);
     command.arg("--log-prefix").arg(folder.path().join("log"));
-    run(command, Duration::from_secs(u64::from(seconds) + 60)).await?.success().context("pgbench -l")?;
+    run(command, Duration::from_secs(u64::from(seconds) + 60))
+        .await?
+        .success()
+        .context("pgbench -l")?;
     let mut times: Vec<f64> = Vec::new();
     for entry in fs::read_dir(folder.path())? {
         // client, transaction, microseconds, script, …
@@ -175,7 +263,10 @@ pub async fn percentile(login: &Login, lanes: &Lanes, seconds: u32) -> Result<f6
         }
     }
     times.sort_by(f64::total_cmp);
-    times.get(times.len() * 99 / 100).copied().context("no transaction was logged")
+    times
+        .get(times.len() * 99 / 100)
+        .copied()
+        .context("no transaction was logged")
 }
 
 /// Seconds of a COPY of table `wide` that goes nowhere.
@@ -188,7 +279,11 @@ pub async fn copy_out(login: &Login) -> Result<f64> {
 async fn to_nowhere(command: std::process::Command) -> Result<f64> {
     let start = Instant::now();
     let mut command = tokio::process::Command::from(command);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     let output = tokio::time::timeout(BULK_DEADLINE, command.output()).await??;
     let took = start.elapsed().as_secs_f64();
     let said = Said::from(output);
@@ -201,7 +296,9 @@ async fn to_nowhere(command: std::process::Command) -> Result<f64> {
 async fn select(login: &Login, lanes: &Lanes) -> Result<f64> {
     let client = login.connect().await?;
     let start = Instant::now();
-    let rows = client.query_raw("SELECT id, a, b, c FROM wide", Vec::<String>::new()).await?;
+    let rows = client
+        .query_raw("SELECT id, a, b, c FROM wide", Vec::<String>::new())
+        .await?;
     let mut rows = std::pin::pin!(rows);
     let mut count = 0_u64;
     while rows.try_next().await?.is_some() {

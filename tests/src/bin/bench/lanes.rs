@@ -96,7 +96,9 @@ impl Lanes {
         let password = uuid::Uuid::new_v4().simple().to_string();
         target.set_password(APP, &password, "scram-sha-256").await?;
         let superuser = target.superuser("postgres").await?;
-        superuser.batch_execute("ALTER DATABASE app RESET log_statement").await?;
+        superuser
+            .batch_execute("ALTER DATABASE app RESET log_statement")
+            .await?;
         drop(superuser);
         let direct = Login::plain(target.port, APP, &password, APP);
         println!("filling the target …");
@@ -132,22 +134,36 @@ impl Lanes {
             lanes.relay_port = lanes.start_relays(target.port).await?;
         }
         if wanted.contains(&Lane::Pgbouncer) {
-            let account = Account { user: APP, password: &password, database: APP };
+            let account = Account {
+                user: APP,
+                password: &password,
+                database: APP,
+            };
             let folder = lanes.scratch.path().join("pgbouncer");
             let bouncer = Pgbouncer::start(&folder, &target, &account, "session", true).await?;
             let pid = bouncer.pid();
             lanes.pgbouncer = Some((bouncer, pid));
         }
         if wanted.contains(&Lane::Hoop) {
-            let store_make = Make { settings: vec![setting("fsync", "on")], ..Make::default() };
-            let options = Options { store: StoreKind::Own, store_make, ..Options::default() };
+            let store_make = Make {
+                settings: vec![setting("fsync", "on")],
+                ..Make::default()
+            };
+            let options = Options {
+                store: StoreKind::Own,
+                store_make,
+                ..Options::default()
+            };
             let hoop = Hoop::around(folder, target, password, options).await?;
             let person = hoop.person().await?.sslmode("disable").database(APP);
             lanes.variants.push((CONNECTION.to_owned(), person));
             for (name, member, value) in VARIANTS {
                 if cases.iter().any(|case| case.variant == name) {
                     hoop.connection(name, json!({ member: value })).await?;
-                    let login = hoop.login(&hoop.credential(name).await?)?.sslmode("disable").database(APP);
+                    let login = hoop
+                        .login(&hoop.credential(name).await?)?
+                        .sslmode("disable")
+                        .database(APP);
                     lanes.variants.push((name.to_owned(), login));
                 }
             }
@@ -173,7 +189,11 @@ impl Lanes {
     /// # Errors
     /// Never, once started.
     pub fn target(&self) -> Result<&Cluster> {
-        self.hoop.as_ref().map(|hoop| &hoop.target).or(self.own_target.as_ref().map(|(target, _)| target)).context("no target")
+        self.hoop
+            .as_ref()
+            .map(|hoop| &hoop.target)
+            .or(self.own_target.as_ref().map(|(target, _)| target))
+            .context("no target")
     }
 
     #[must_use]
@@ -250,7 +270,12 @@ pub fn spawn_relay(
         None => Command::new(program),
     };
     command.arg(listen.to_string()).arg(target.to_string());
-    Process::spawn("hoop-relay", command, &folder.join(format!("relay-{number}.log")), "KILL")
+    Process::spawn(
+        "hoop-relay",
+        command,
+        &folder.join(format!("relay-{number}.log")),
+        "KILL",
+    )
 }
 
 /// Length of a table's COPY text.

@@ -62,7 +62,11 @@ async fn measure(arguments: &Arguments) -> Result<()> {
         let exact = |name: &String| CASES.iter().any(|case| case.name == name);
         arguments.cases.is_empty()
             || arguments.cases.iter().any(|name| {
-                if exact(name) { case.name == name } else { case.name.starts_with(name.as_str()) }
+                if exact(name) {
+                    case.name == name
+                } else {
+                    case.name.starts_with(name.as_str())
+                }
             })
     };
     let chosen: Vec<&Case> = CASES.iter().filter(named).collect();

@@ -28,7 +28,10 @@ impl Stalled {
         for _ in 0..STALLED_CLIENTS {
             let mut command = login.command("psql");
             // Nobody reads this pipe, so psql stops reading its socket.
-            command.args(["-X", "-q", "-c", "COPY wide TO STDOUT"]).stdin(Stdio::null()).stdout(Stdio::piped());
+            command
+                .args(["-X", "-q", "-c", "COPY wide TO STDOUT"])
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped());
             children.push(command.stderr(Stdio::null()).spawn()?);
         }
         Ok(Self(children))
@@ -49,7 +52,10 @@ fn resident(pids: &[u32]) -> Result<f64> {
     let mut sum = 0.0;
     for pid in pids {
         let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("no VmRSS")?;
         sum += line.split_whitespace().next().context("no VmRSS")?.parse::<f64>()?;
     }
     Ok(sum)
@@ -93,7 +99,9 @@ pub async fn stalled(lane: Lane, lanes: &Lanes, login: &Login) -> Result<Option<
 
 /// Bytes written to journal, store's WAL and store's tables for each byte of one COPY recorded in full.
 pub async fn audit(lane: Lane, lanes: &Lanes, login: &Login) -> Result<Option<f64>> {
-    let Some(hoop) = lanes.hoop.as_ref().filter(|_| lane == Lane::Hoop) else { return Ok(None) };
+    let Some(hoop) = lanes.hoop.as_ref().filter(|_| lane == Lane::Hoop) else {
+        return Ok(None);
+    };
     let login = match lanes.login(Lane::Hoop, false, "record-full") {
         Ok(full) => full,
         Err(_) => login.clone(),
@@ -119,7 +127,10 @@ pub async fn audit(lane: Lane, lanes: &Lanes, login: &Login) -> Result<Option<f6
 /// Bytes that a process made the kernel write to disks.
 fn written(pid: u32) -> Result<f64> {
     let text = fs::read_to_string(format!("/proc/{pid}/io"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("write_bytes: ")).context("no write_bytes")?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("write_bytes: "))
+        .context("no write_bytes")?;
     Ok(line.trim().parse()?)
 }
 

@@ -25,7 +25,13 @@ impl Row {
     #[must_use]
     pub fn new(case: &Case) -> Self {
         let better = if case.unit.ends_with("/s") { "higher" } else { "lower" };
-        Self { case: case.name, unit: case.unit, better, figures: BTreeMap::new(), note: case.note.to_owned() }
+        Self {
+            case: case.name,
+            unit: case.unit,
+            better,
+            figures: BTreeMap::new(),
+            note: case.note.to_owned(),
+        }
     }
 
     pub fn add(&mut self, lane: Lane, value: f64) {

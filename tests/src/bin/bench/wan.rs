@@ -48,7 +48,12 @@ impl Namespace {
         let netem = ["root", "netem", "delay", DELAY, "limit", NETEM_PACKETS];
         let (far, near) = (format!("{name}f"), format!("{name}n"));
         succeed(Command::new("tc").args(["qdisc", "add", "dev", &far]).args(netem)).context("tc netem")?;
-        succeed(Command::new("tc").args(["-n", name, "qdisc", "add", "dev", &near]).args(netem)).context("tc netem")?;
+        succeed(
+            Command::new("tc")
+                .args(["-n", name, "qdisc", "add", "dev", &near])
+                .args(netem),
+        )
+        .context("tc netem")?;
         Ok(own)
     }
 
@@ -86,12 +91,24 @@ pub async fn run(lanes: &Lanes, arguments: &Arguments, row: &mut Row) -> Result<
     };
     let prefix = namespace.prefix();
     let target = lanes.target()?;
-    let through = |login: Login| Login { prefix: prefix.clone(), ..login };
-    let direct = through(Login { address: FAR.to_owned(), ..lanes.login(Lane::Direct, false, "")? });
+    let through = |login: Login| Login {
+        prefix: prefix.clone(),
+        ..login
+    };
+    let direct = through(Login {
+        address: FAR.to_owned(),
+        ..lanes.login(Lane::Direct, false, "")?
+    });
     // relay2: the near relay in the namespace, the far one here, the delay between them.
     let far_port = free_port()?;
     let far = SocketAddr::new(FAR.parse()?, far_port);
-    let _far = spawn_relay(lanes.folder(), 3, far, SocketAddr::from(([127, 0, 0, 1], target.port)), &[])?;
+    let _far = spawn_relay(
+        lanes.folder(),
+        3,
+        far,
+        SocketAddr::from(([127, 0, 0, 1], target.port)),
+        &[],
+    )?;
     let near = SocketAddr::from(([127, 0, 0, 1], NEAR_RELAY_PORT));
     let _near = spawn_relay(lanes.folder(), 4, near, far, &prefix)?;
     let relay2 = through(lanes.login(Lane::Direct, false, "")?.port(NEAR_RELAY_PORT));
@@ -104,8 +121,10 @@ pub async fn run(lanes: &Lanes, arguments: &Arguments, row: &mut Row) -> Result<
         ways.push((Lane::Hoop, through(login.clone())));
     }
     for (_, login) in &ways {
-        eventually("a login over the delay", Duration::from_secs(30), async || login.query("select 1").await.map(Some))
-            .await?;
+        eventually("a login over the delay", Duration::from_secs(30), async || {
+            login.query("select 1").await.map(Some)
+        })
+        .await?;
     }
     for _ in 0..arguments.rounds.max(1) {
         for (lane, login) in &ways {
@@ -135,6 +154,9 @@ async fn start_hoop(hoop: &Hoop, namespace: &Namespace) -> Result<(Hoop, Login)>
     let wan = Hoop::with(options).await?;
     let over = json!({"port": hoop.target.port, "secret": {"value": hoop.target_password}});
     wan.connection("wan", over).await?;
-    let login = wan.login(&wan.credential("wan").await?)?.sslmode("disable").database(APP);
+    let login = wan
+        .login(&wan.credential("wan").await?)?
+        .sslmode("disable")
+        .database(APP);
     Ok((wan, login))
 }

@@ -1,0 +1,12 @@
+//! End to end: real clients, real servers, the real binaries. Each test starts what it needs on ports of its own.
+
+mod crashes;
+mod drivers;
+mod evidence;
+mod hostile;
+mod kills;
+mod psql;
+mod refusals;
+mod replicas;
+mod tls;
+mod tools;
