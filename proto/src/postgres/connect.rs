@@ -443,7 +443,8 @@ impl Connect {
                 _ => {}
             }
         }
-        if !plain && !(plus && self.end_point.is_some()) {
+        let spoken = plain || (plus && self.end_point.is_some());
+        if !spoken {
             return Err(login(
                 "the target offers no SASL mechanism that the agent speaks",
                 "The agent speaks SCRAM-SHA-256, and SCRAM-SHA-256-PLUS over TLS",

@@ -40,7 +40,8 @@ pub fn notice_response(text: &str, hint: &str) -> Bytes {
     fields(b'N', "NOTICE", "00000", text, hint)
 }
 
-/// An `ErrorResponse` in the codec's own words.
+/// An `ErrorResponse` as a target sends it.
+#[cfg(test)]
 pub(crate) fn fatal(code: &str, text: &str, hint: &str) -> Bytes {
     fields(b'E', Severity::Fatal.as_str(), code, text, hint)
 }

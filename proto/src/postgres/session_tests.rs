@@ -127,7 +127,7 @@ fn answer(session: &mut Session, messages: &[Bytes]) -> Vec<Event> {
 
 fn outcomes(events: &[Event]) -> Vec<(StatementId, Status, &str, &str, u64)> {
     let outcome = |event| match event {
-        &Event::Outcome(ref it) => Some((it.statement, it.status, it.sqlstate.as_str(), it.tag.as_str(), it.rows)),
+        Event::Outcome(it) => Some((it.statement, it.status, it.sqlstate.as_str(), it.tag.as_str(), it.rows)),
         _ => None,
     };
     events.iter().filter_map(outcome).collect()
