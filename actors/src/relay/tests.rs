@@ -483,7 +483,11 @@ async fn a_held_statement_waits_for_its_release() {
         assert_eq!(rig.target_gets().await, "one\n");
         assert_eq!(rig.client_gets().await, "notice: waiting for review r1\n");
         rig.target_says(".\n").await;
-        assert_eq!(rig.client_gets().await, ".\n", "the target is heard while a statement is held");
+        assert_eq!(
+            rig.client_gets().await,
+            ".\n",
+            "the target is heard while a statement is held"
+        );
         let no = Refusal::new(End::Refused, "rejected by rita", "");
         assert!(rig.control.release(Release {
             review: "r1".into(),
