@@ -190,8 +190,9 @@ impl Drive {
     /// before what waits for the mux: who waits with this same waker is not woken again.
     pub fn poll(&mut self, cx: &mut Context<'_>) {
         if !self.over {
-            let running = cx.waker().clone();
-            self.over = self.mux.shared().poll_inbound(cx, Some(&running)).is_ready();
+            let running = cx.waker();
+            let mut inner = Context::from_waker(running);
+            self.over = self.mux.shared().poll_inbound(&mut inner, Some(running)).is_ready();
         }
     }
 

@@ -219,6 +219,11 @@ impl Mux {
         Drive::new(self.clone())
     }
 
+    #[cfg(test)]
+    pub(crate) fn shared_bytes() -> usize {
+        size_of::<Shared>()
+    }
+
     fn shared(&self) -> &Rc<Shared> {
         &self.0.0
     }
