@@ -187,7 +187,7 @@ pub const CASES: &[Case] = &[
             Kind::CopyOut,
             "COPY with 50 ms of delay between gateway and agent",
         ),
-        "netem 50 ms between the hops; direct has it too",
+        "50 ms a round trip between the hops; direct has it too",
     ),
 ];
 

@@ -241,7 +241,7 @@ pub async fn start_relay(folder: &Path, number: usize, to: u16, prefix: &[String
     let port = free_port()?;
     let listen = SocketAddr::from(([127, 0, 0, 1], port));
     let target = SocketAddr::from(([127, 0, 0, 1], to));
-    let process = spawn_relay(folder, number, listen, target, prefix)?;
+    let process = spawn_relay(folder, number, listen, target, prefix, None)?;
     eventually("the relay listens", Duration::from_secs(10), async || {
         Ok(tokio::net::TcpStream::connect(listen).await.ok().map(drop))
     })
@@ -259,6 +259,7 @@ pub fn spawn_relay(
     listen: SocketAddr,
     target: SocketAddr,
     prefix: &[String],
+    delay_ms: Option<u64>,
 ) -> Result<Process> {
     let program = binaries::relay()?;
     let mut command = match prefix.split_first() {
@@ -269,7 +270,10 @@ pub fn spawn_relay(
         }
         None => Command::new(program),
     };
-    command.arg(listen.to_string()).arg(target.to_string());
+    command
+        .arg(listen.to_string())
+        .arg(target.to_string())
+        .args(delay_ms.map(|ms| ms.to_string()));
     Process::spawn(
         "hoop-relay",
         command,
