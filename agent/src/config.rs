@@ -326,7 +326,8 @@ mod tests {
 
     #[test]
     fn mistakes_name_the_key_and_what_would_be_right() {
-        let cases: [(&str, &[(&str, &str)], &str); 6] = [
+        type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str);
+        let cases: [Case<'_>; 6] = [
             ("allow = [\"db\"]", &[], "allow: \"db\" has no port"),
             ("colour = 1", &[], "colour"),
             (

@@ -44,6 +44,8 @@ const WELCOME_TIMEOUT: Duration = Duration::from_secs(10);
 const REGISTER_QUEUE: usize = 64;
 /// The planner's answer.
 const PLANNER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a link looks whether its planner lives.
+const PLANNER_CHECK: Duration = Duration::from_secs(5);
 /// What this release can do beyond logging in and carrying bytes.
 pub const CAPABILITIES: [&str; 2] = ["postgres.cancel", "postgres.3.2"];
 
@@ -123,6 +125,13 @@ impl Actor for AgentLink {
             ctx.stop();
         });
         ctx.spawn(life);
+        // A planner that was made anew dials for itself, and does not know this link.
+        ctx.run_interval(PLANNER_CHECK, |link, ctx| {
+            if !link.planner.connected() {
+                link.end = Some(LinkEnd::NoPlanner);
+                ctx.stop();
+            }
+        });
     }
 }
 

@@ -115,13 +115,19 @@ pub struct Links {
 
 impl Links {
     #[must_use]
-    pub fn new(config: Config, dialer: Dialer, sessions: Sessions, arbiters: Arc<Vec<ArbiterHandle>>) -> Self {
+    pub fn new(
+        config: Config,
+        dialer: Dialer,
+        instance: [u8; 16],
+        sessions: Sessions,
+        arbiters: Arc<Vec<ArbiterHandle>>,
+    ) -> Self {
         Self {
             config,
             dialer,
             sessions,
             budget: ByteBudget::default(),
-            instance: rand::random(),
+            instance,
             arbiters,
             links: BTreeMap::new(),
             next_id: 0,
@@ -230,7 +236,8 @@ impl Links {
             }
             (State::Dialling, _) => {
                 if !self.stopping {
-                    let wait = self.pace.failed(now);
+                    let refused = matches!(end, LinkEnd::KeyRefused(_) | LinkEnd::Refused(_));
+                    let wait = self.pace.failed(now, refused);
                     tracing::warn!(why = %describe(end), retry_ms = wait.as_millis() as u64, "no link to the gateway");
                 }
             }

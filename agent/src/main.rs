@@ -1,6 +1,8 @@
 //! `hoop-agent`: reads its configuration, runs the agent, stops it on a signal. Everything else is the library's.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
@@ -22,9 +24,19 @@ struct Arguments {
     check: bool,
 }
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     log();
+    match start(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> anyhow::Result<()> {
     let variable = |name: &str| std::env::var(name).ok();
     let config = Config::load(arguments.config.as_deref(), variable)?;
     if arguments.check {
@@ -53,6 +65,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+        lost = agent.gave_up() => anyhow::bail!("{} ended {} times within a minute", lost.name, lost.ends),
     }
     agent
         .drain(async {
@@ -71,7 +84,8 @@ fn log() {
     let filter = EnvFilter::try_from_env("HOOP_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     if std::env::var("HOOP_LOG_FORMAT").is_ok_and(|format| format == "json") {
         lines.json().init();
     } else {

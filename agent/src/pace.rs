@@ -15,7 +15,10 @@ const SEARCH_GAP: Duration = Duration::from_secs(6);
 const PATIENCE: u32 = 20;
 /// The first wait after a failure; doubled with each that follows.
 const BACKOFF_FIRST: Duration = Duration::from_millis(250);
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// No longer than this: a gateway that is back has its agents within five seconds, jitter spreading them.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// After the gateway refused the key or the agent: only a person changes that.
+const REFUSED_WAIT: Duration = Duration::from_secs(60);
 /// A link that held so long makes its loss a first failure.
 const SETTLED: Duration = Duration::from_secs(10);
 
@@ -112,30 +115,41 @@ impl Pace {
         self.search_at = self.search_at.max(now + self.gap().min(SEARCH_GAP));
     }
 
-    /// A held link was lost: it may be dialled for again, after a moment that differs between agents.
+    /// A held link was lost: it may be dialled for again, after a moment that differs between agents. Links that are
+    /// lost together are one failure.
     pub fn lost(&mut self, now: Instant, held_for: Duration) {
         self.free += 1;
+        if self.retry_at.is_some() {
+            return;
+        }
         if held_for >= SETTLED {
             self.failures = 0;
         }
-        let wait = self.next_wait();
-        self.retry_at = Some(self.retry_at.map_or(now + wait, |at| at.min(now + wait)));
+        self.retry_at = Some(now + self.next_wait());
     }
 
-    /// A dial failed. Gives how long the next one waits.
-    pub fn failed(&mut self, now: Instant) -> Duration {
+    /// A dial failed; `refused` where the gateway said that it does not want this agent. Gives how long the next waits.
+    pub fn failed(&mut self, now: Instant, refused: bool) -> Duration {
         self.free = self.free.max(1);
-        let wait = self.next_wait();
+        let wait = if refused {
+            jitter(REFUSED_WAIT)
+        } else {
+            self.next_wait()
+        };
         self.retry_at = Some(now + wait);
         wait
     }
 
-    /// Full jitter above a quarter, so that five hundred agents spread and none waits for nothing.
     fn next_wait(&mut self) -> Duration {
         let full = (BACKOFF_FIRST * 2_u32.pow(self.failures.min(10))).min(BACKOFF_MAX);
         self.failures = self.failures.saturating_add(1);
-        full.mul_f64(0.25 + 0.75 * rand::random::<f64>())
+        jitter(full)
     }
+}
+
+/// Between a quarter and the whole, so that five hundred agents spread and none comes back at once.
+fn jitter(full: Duration) -> Duration {
+    full.mul_f64(0.25 + 0.75 * rand::random::<f64>())
 }
 
 #[cfg(test)]
@@ -191,7 +205,7 @@ mod tests {
         for attempt in 0..12_u32 {
             pace.take(now, 0).unwrap();
             assert!(pace.take(now, 1).is_err() || attempt == 0);
-            let wait = pace.failed(now);
+            let wait = pace.failed(now, false);
             let full = (BACKOFF_FIRST * 2_u32.pow(attempt.min(10))).min(BACKOFF_MAX);
             assert!(wait >= full / 4 && wait <= full, "{attempt}: {wait:?}");
             assert_eq!(pace.take(now, 0), Err(Some(now + wait)));
@@ -202,6 +216,30 @@ mod tests {
         pace.held();
         pace.grown(1);
         pace.take(now, 0).unwrap();
+    }
+
+    #[test]
+    fn links_that_are_lost_together_are_one_failure() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        pace.held();
+        for _ in 0..8 {
+            pace.lost(now, Duration::from_secs(100));
+        }
+        let Err(Some(at)) = pace.take(now, 0) else {
+            panic!("no wait")
+        };
+        assert!(at.duration_since(now) <= BACKOFF_FIRST);
+        pace.take(at, 0).unwrap();
+        assert!(pace.failed(at, false) <= BACKOFF_FIRST * 2);
+    }
+
+    #[test]
+    fn a_refused_key_is_not_tried_in_a_hurry() {
+        let now = Instant::now();
+        let mut pace = Pace::new(now);
+        pace.take(now, 0).unwrap();
+        assert!(pace.failed(now, true) >= REFUSED_WAIT / 4);
     }
 
     #[test]

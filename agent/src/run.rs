@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use hoop_actors::handle::Handle;
+use hoop_actors::keeper::{GaveUp, Keeper, Policy};
 use tokio::time::timeout;
 
 use crate::config::Config;
@@ -21,7 +23,8 @@ const PLANNER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A running agent. Must be made within an actix `System`.
 pub struct Agent {
     sessions: Sessions,
-    links: Addr<Links>,
+    keeper: Keeper,
+    links: Handle<Links>,
     arbiters: Vec<Arbiter>,
     drain_deadline: Duration,
 }
@@ -34,13 +37,31 @@ impl Agent {
         let handles = Arc::new(arbiters.iter().map(Arbiter::handle).collect::<Vec<_>>());
         let sessions = Sessions::new(config.max_sessions);
         let drain_deadline = config.drain_deadline;
-        let links = Links::new(config, dialer, sessions.clone(), handles).start();
+        let instance = rand::random();
+        let keeper = Keeper::new();
+        let admitted = sessions.clone();
+        let planner = move || {
+            Links::new(
+                config.clone(),
+                dialer.clone(),
+                instance,
+                admitted.clone(),
+                Arc::clone(&handles),
+            )
+        };
+        let links = keeper.keep("links", &Arbiter::current(), Policy::default(), planner);
         Ok(Self {
             sessions,
+            keeper,
             links,
             arbiters,
             drain_deadline,
         })
+    }
+
+    /// Waits until an actor of the tree is given up; the process should end then.
+    pub async fn gave_up(&self) -> GaveUp {
+        self.keeper.gave_up().await
     }
 
     #[must_use]
@@ -50,14 +71,14 @@ impl Agent {
 
     /// Links that are held now.
     pub async fn links_held(&self) -> usize {
-        self.links.send(CountHeld).timeout(PLANNER_TIMEOUT).await.unwrap_or(0)
+        self.links.ask(CountHeld, PLANNER_TIMEOUT).await.unwrap_or(0)
     }
 
     /// Takes no new session, tells the gateways so, waits for the running ones until the deadline or until `hurry` is
     /// done, ends those that are left, and stops the arbiters.
     pub async fn drain(self, hurry: impl Future<Output = ()>) {
         self.sessions.stop();
-        if self.links.send(Stop).timeout(PLANNER_TIMEOUT).await.is_err() {
+        if self.links.ask(Stop, PLANNER_TIMEOUT).await.is_err() {
             tracing::warn!("the planner did not answer; gateways were not told that the agent stops");
         }
         let running = self.sessions.count();
@@ -74,6 +95,7 @@ impl Agent {
             }
         }
         tokio::time::sleep(FLUSH).await;
+        self.keeper.stop();
         for arbiter in &self.arbiters {
             arbiter.stop();
         }

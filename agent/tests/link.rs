@@ -1,5 +1,8 @@
 //! The agent against a gateway of a few lines: linking, sessions from Dispatch to Close, draining.
 
+// Clippy's leave for tests does not reach the helpers of an integration test.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 mod support;
 
 use std::collections::BTreeSet;

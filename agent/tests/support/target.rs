@@ -11,6 +11,8 @@ pub const PROCESS_ID: u32 = 4_711;
 pub const SECRET: [u8; 4] = [1, 2, 3, 4];
 const CANCEL_CODE: u32 = 80_877_102;
 
+type Cancels = Arc<Mutex<Vec<(u32, Vec<u8>)>>>;
+
 #[derive(Clone, Copy, PartialEq)]
 pub enum Behaviour {
     /// Sends back what it gets; closes when the peer has.
@@ -23,7 +25,7 @@ pub enum Behaviour {
 
 pub struct EchoTarget {
     pub address: SocketAddr,
-    cancels: Arc<Mutex<Vec<(u32, Vec<u8>)>>>,
+    cancels: Cancels,
     cancelled: Arc<Notify>,
 }
 
@@ -58,12 +60,7 @@ impl EchoTarget {
     }
 }
 
-async fn serve(
-    mut socket: TcpStream,
-    behaviour: Behaviour,
-    cancels: Arc<Mutex<Vec<(u32, Vec<u8>)>>>,
-    cancelled: Arc<Notify>,
-) -> Option<()> {
+async fn serve(mut socket: TcpStream, behaviour: Behaviour, cancels: Cancels, cancelled: Arc<Notify>) -> Option<()> {
     let length = socket.read_u32().await.ok()?;
     let mut startup = vec![0; length as usize - 4];
     socket.read_exact(&mut startup).await.ok()?;
