@@ -54,7 +54,16 @@ fn login(records: &[(Side, Bytes)], user: &str, password: &str, database: &str) 
 fn play(name: &str) -> Vec<String> {
     let records = records(name);
     let (step, taken) = login(&records, "postgres", "secret", "postgres");
-    let Step::Ready { greeting, process_id, secret, minor: 0, rest } = step else { panic!("{step:?}") };
+    let Step::Ready {
+        greeting,
+        process_id,
+        secret,
+        minor: 0,
+        rest,
+    } = step
+    else {
+        panic!("{step:?}")
+    };
     assert!(greeting.starts_with(b"S") && process_id > 0 && secret.len() == 4 && rest.is_empty());
     let mut session = Session::new(Limits::default());
     let mut lines = Vec::new();
@@ -63,7 +72,11 @@ fn play(name: &str) -> Vec<String> {
             Side::Client => session.client(bytes.clone()).unwrap(),
             Side::Target => session.target(bytes.clone()).unwrap(),
         };
-        assert_eq!((batch.bytes.as_ptr(), batch.bytes.len()), (bytes.as_ptr(), bytes.len()), "not the same bytes");
+        assert_eq!(
+            (batch.bytes.as_ptr(), batch.bytes.len()),
+            (bytes.as_ptr(), bytes.len()),
+            "not the same bytes"
+        );
         lines.extend(told(&batch));
         if *side == Side::Client {
             assert_eq!(session.apply(batch, &[]).target.as_slice(), [bytes.clone()]);
@@ -176,15 +189,25 @@ fn pgbench_with_an_error_in_a_pipeline() {
 #[test]
 fn a_wrong_password_and_a_wrong_database_keep_their_codes() {
     let (step, _) = login(&records("wrong_password"), "postgres", "wrong", "postgres");
-    let Step::Failed(refusal) = step else { panic!("{step:?}") };
+    let Step::Failed(refusal) = step else {
+        panic!("{step:?}")
+    };
     assert_eq!(refusal.sqlstate(), "28P01");
-    assert_eq!(refusal.message, "the target refused the login: password authentication failed for user \"…\"");
+    assert_eq!(
+        refusal.message,
+        "the target refused the login: password authentication failed for user \"…\""
+    );
     let (step, _) = login(&records("wrong_database"), "postgres", "secret", "missing");
-    let Step::Failed(refusal) = step else { panic!("{step:?}") };
-    assert_eq!((refusal.sqlstate(), refusal.message.as_str()), (
-        "3D000",
-        "the target refused the login: database \"missing\" does not exist"
-    ));
+    let Step::Failed(refusal) = step else {
+        panic!("{step:?}")
+    };
+    assert_eq!(
+        (refusal.sqlstate(), refusal.message.as_str()),
+        (
+            "3D000",
+            "the target refused the login: database \"missing\" does not exist"
+        )
+    );
 }
 
 #[test]

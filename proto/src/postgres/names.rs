@@ -32,8 +32,15 @@ pub(crate) enum Found<'a, D> {
 struct Entry<D> {
     name: Bytes,
     confirmed: Option<D>,
-    /// In the order sent: the segment, and the definition or `None` for a Close.
-    pending: VecDeque<(u64, Option<D>)>,
+    /// In the client's order.
+    pending: VecDeque<Pending<D>>,
+}
+
+struct Pending<D> {
+    number: u64,
+    segment: u64,
+    /// `None`: a Close.
+    definition: Option<D>,
 }
 
 impl<D> Entry<D> {
@@ -49,8 +56,9 @@ impl<D> Entry<D> {
 pub(crate) struct Names<D> {
     unnamed: Entry<D>,
     named: HashMap<Bytes, Entry<D>>,
-    /// The names of all pending definitions, in the order sent.
-    order: VecDeque<Bytes>,
+    /// The names of pending definitions by number, from `first` on; `None`: settled out of order.
+    order: VecDeque<Option<Bytes>>,
+    first: u64,
     bytes: usize,
 }
 
@@ -60,6 +68,7 @@ impl<D: Definition> Names<D> {
             unnamed: Entry::new(Bytes::new()),
             named: HashMap::new(),
             order: VecDeque::new(),
+            first: 0,
             bytes: 0,
         }
     }
@@ -74,8 +83,9 @@ impl<D: Definition> Names<D> {
         self.bytes
     }
 
-    /// A definition (`None`: a Close) is on its way.
-    pub(crate) fn define(&mut self, name: &[u8], segment: u64, definition: Option<D>) {
+    /// The client defines a name (`None`: closes it). Gives the definition's number, to settle it by.
+    pub(crate) fn define(&mut self, name: &[u8], segment: u64, definition: Option<D>) -> u64 {
+        let number = self.first + self.order.len() as u64;
         self.bytes += size(definition.as_ref());
         let entry = if name.is_empty() {
             &mut self.unnamed
@@ -86,32 +96,51 @@ impl<D: Definition> Names<D> {
                 self.bytes += name.len();
                 self.named.insert(name.clone(), Entry::new(name));
             }
-            let Some(entry) = self.named.get_mut(name) else { return };
+            let Some(entry) = self.named.get_mut(name) else {
+                return number;
+            };
             entry
         };
-        self.order.push_back(entry.name.clone());
-        entry.pending.push_back((segment, definition));
+        self.order.push_back(Some(entry.name.clone()));
+        entry.pending.push_back(Pending {
+            number,
+            segment,
+            definition,
+        });
+        number
     }
 
-    /// The target has confirmed the oldest pending definition.
-    pub(crate) fn confirm(&mut self) {
-        self.settle(true);
+    /// The target has confirmed this definition.
+    pub(crate) fn confirm(&mut self, number: u64) {
+        self.settle(number, true);
     }
 
-    /// The oldest pending definition has failed, or was skipped.
-    pub(crate) fn discard(&mut self) {
-        self.settle(false);
+    /// This definition has failed, was skipped, or never went out.
+    pub(crate) fn discard(&mut self, number: u64) {
+        self.settle(number, false);
     }
 
-    fn settle(&mut self, confirmed: bool) {
-        let Some(name) = self.order.pop_front() else { return };
+    fn settle(&mut self, number: u64, confirmed: bool) {
+        let index = usize::try_from(number.wrapping_sub(self.first)).unwrap_or(usize::MAX);
+        let Some(name) = self.order.get_mut(index).and_then(Option::take) else {
+            return;
+        };
+        while let Some(None) = self.order.front() {
+            self.order.pop_front();
+            self.first += 1;
+        }
         let entry = if name.is_empty() {
             Some(&mut self.unnamed)
         } else {
             self.named.get_mut(&name)
         };
         let Some(entry) = entry else { return };
-        let Some((_, definition)) = entry.pending.pop_front() else {
+        // Answers settle the first; what is dropped before it went out is among the last.
+        let index = match entry.pending.front() {
+            Some(front) if front.number == number => Some(0),
+            _ => entry.pending.iter().rposition(|pending| pending.number == number),
+        };
+        let Some(Pending { definition, .. }) = index.and_then(|index| entry.pending.remove(index)) else {
             return;
         };
         let dropped = if confirmed {
@@ -131,7 +160,11 @@ impl<D: Definition> Names<D> {
         let Some(entry) = self.entry(name) else {
             return Found::Absent;
         };
-        if let Some((last, definition)) = entry.pending.back()
+        if let Some(Pending {
+            segment: last,
+            definition,
+            ..
+        }) = entry.pending.back()
             && *last == segment
         {
             return definition
@@ -141,7 +174,7 @@ impl<D: Definition> Names<D> {
         if entry.pending.len() >= MAX_CANDIDATES {
             return Found::Ambiguous;
         }
-        let pending = entry.pending.iter().filter_map(|(_, definition)| definition.as_ref());
+        let pending = entry.pending.iter().filter_map(|pending| pending.definition.as_ref());
         let mut candidates = entry.confirmed.iter().chain(pending);
         let Some(first) = candidates.next() else {
             return Found::Absent;
@@ -159,7 +192,7 @@ impl<D: Definition> Names<D> {
         entry
             .pending
             .back()
-            .map_or(entry.confirmed.as_ref(), |(_, definition)| definition.as_ref())
+            .map_or(entry.confirmed.as_ref(), |pending| pending.definition.as_ref())
     }
 
     /// The target has dropped what this name stood for.
@@ -240,37 +273,49 @@ mod tests {
     fn across_segments_two_possible_meanings_are_ambiguous_until_confirmed() {
         for name in [&b""[..], b"s"] {
             let mut names = Names::new();
-            names.define(name, 1, Some("drop"));
+            let first = names.define(name, 1, Some("drop"));
             assert_eq!(known(names.find(name, 2)), Some("drop"));
-            names.define(name, 2, Some("select"));
+            let second = names.define(name, 2, Some("select"));
             assert_eq!(known(names.find(name, 3)), Some("?"));
-            names.confirm();
+            names.confirm(first);
             assert_eq!(known(names.find(name, 3)), Some("?"));
-            names.discard();
+            names.discard(second);
             assert_eq!(known(names.find(name, 3)), Some("drop"));
-            names.define(name, 3, Some("select"));
-            names.confirm();
+            let third = names.define(name, 3, Some("select"));
+            names.confirm(third);
             assert_eq!(known(names.find(name, 4)), Some("select"));
+        }
+    }
+
+    #[test]
+    fn what_never_went_out_leaves_what_did() {
+        for name in [&b""[..], b"s"] {
+            let mut names = Names::new();
+            let sent = names.define(name, 1, Some("drop"));
+            let kept = names.define(name, 1, Some("select"));
+            names.discard(kept);
+            assert_eq!(known(names.find(name, 1)), Some("drop"));
+            names.confirm(sent);
+            assert_eq!(known(names.find(name, 2)), Some("drop"));
+            assert_eq!((names.order.len(), names.first), (0, 2));
         }
     }
 
     #[test]
     fn what_is_forgotten_leaves_no_bytes() {
         let mut names = Names::new();
-        names.define(b"", 1, Some("one"));
-        names.define(b"s", 1, Some("two"));
-        names.define(b"t", 1, Some("three"));
-        assert_eq!((names.bytes(), names.count()), (13, 2));
-        names.confirm();
-        names.confirm();
+        let numbers = [&b""[..], b"s", b"t"].map(|name| names.define(name, 1, Some("text")));
+        assert_eq!((names.bytes(), names.count()), (14, 2));
+        names.confirm(numbers[0]);
+        names.confirm(numbers[1]);
         names.forget(b"s");
         assert_eq!((names.bytes(), names.count()), (9, 1));
-        names.discard();
-        assert_eq!((names.bytes(), names.count()), (3, 0));
+        names.discard(numbers[2]);
+        assert_eq!((names.bytes(), names.count()), (4, 0));
         names.forget_all();
         assert_eq!(names.bytes(), 0);
-        names.define(b"u", 1, None);
-        names.confirm();
+        let close = names.define(b"u", 1, None);
+        names.confirm(close);
         assert_eq!((names.bytes(), names.count()), (0, 0));
     }
 }

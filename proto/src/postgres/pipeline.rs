@@ -11,10 +11,11 @@ const KEPT_CAPACITY: usize = 1_024;
 /// A client's message, as far as its answer matters.
 #[derive(Debug)]
 pub(crate) enum Item {
-    Parse,
-    Bind,
-    CloseStatement,
-    ClosePortal,
+    // These four carry their definition's number in `Names`.
+    Parse(u64),
+    CloseStatement(u64),
+    Bind(u64),
+    ClosePortal(u64),
     Describe,
     Execute(Sent),
     Query(Sent),
@@ -80,12 +81,14 @@ pub(crate) struct Pipeline {
     /// INVARIANT: never begins with `CopyEnd`.
     items: VecDeque<Item>,
     pub(crate) progress: Progress,
+    /// Extended messages were answered since the last ReadyForQuery: a transaction may be open that it did not tell of.
+    unsynced: bool,
     /// The target skips what it gets, up to a Sync that it has not yet got.
     pub(crate) skipping: bool,
     /// The statement whose COPY data the target takes, until the client has ended it.
     pub(crate) copying: Option<StatementId>,
     /// The last ReadyForQuery's status.
-    pub(crate) status: u8,
+    status: u8,
 }
 
 impl Pipeline {
@@ -94,6 +97,7 @@ impl Pipeline {
         Self {
             items: VecDeque::new(),
             progress: Progress::default(),
+            unsynced: false,
             skipping: false,
             copying: None,
             status: b'I',
@@ -106,7 +110,7 @@ impl Pipeline {
 
     /// Nothing is unanswered and no transaction is open.
     pub(crate) fn is_idle(&self) -> bool {
-        self.items.is_empty() && !self.skipping && self.status == b'I'
+        self.items.is_empty() && !self.unsynced && !self.skipping && self.status == b'I'
     }
 
     pub(crate) fn front(&self) -> Option<&Item> {
@@ -141,8 +145,26 @@ impl Pipeline {
         None
     }
 
+    /// The target is in this transaction status, and all that it answered is settled.
+    pub(crate) fn ready(&mut self, status: u8) {
+        self.status = status;
+        self.copying = None;
+        self.unsynced = false;
+    }
+
     pub(crate) fn pop(&mut self) -> Option<Item> {
         let item = self.items.pop_front();
+        self.unsynced |= matches!(
+            item,
+            Some(
+                Item::Parse(_)
+                    | Item::Bind(_)
+                    | Item::CloseStatement(_)
+                    | Item::ClosePortal(_)
+                    | Item::Describe
+                    | Item::Execute(_)
+            )
+        );
         while matches!(self.items.front(), Some(Item::CopyEnd)) {
             self.items.pop_front();
         }

@@ -124,8 +124,8 @@ impl Session {
     /// The target does not run this item; gives its outcome where it is a statement.
     pub(super) fn skip(&mut self, item: Item) -> Option<Outcome> {
         match item {
-            Item::Parse | Item::CloseStatement => self.statements.discard(),
-            Item::Bind | Item::ClosePortal => self.portals.discard(),
+            Item::Parse(number) | Item::CloseStatement(number) => self.statements.discard(number),
+            Item::Bind(number) | Item::ClosePortal(number) => self.portals.discard(number),
             Item::Execute(sent) | Item::Query(sent) | Item::Function(sent) => {
                 return Some(match &sent.refused {
                     Some(why) if !why.of_input => refused(sent.id, &why.refusal),

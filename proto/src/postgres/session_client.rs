@@ -123,14 +123,11 @@ impl Session {
                         text: Bytes::copy_from_slice(text),
                     },
                 };
-                self.statements.define(name, self.segment, Some(prepared));
+                let number = self.statements.define(name, self.segment, Some(prepared));
                 self.check_statements()?;
-                Item::Parse
+                Item::Parse(number)
             }
-            b'B' => {
-                self.bind(fields, bytes, body.end)?;
-                Item::Bind
-            }
+            b'B' => Item::Bind(self.bind(fields, bytes, body.end)?),
             b'E' => {
                 let name = fields.string("portal")?;
                 let max_rows = fields.u32("row limit")?;
@@ -156,14 +153,14 @@ impl Session {
             }
             b'C' => match self.named_thing(&mut fields)? {
                 (b'S', name) => {
-                    self.statements.define(name, self.segment, None);
+                    let number = self.statements.define(name, self.segment, None);
                     self.check_statements()?;
-                    Item::CloseStatement
+                    Item::CloseStatement(number)
                 }
                 (_, name) => {
-                    self.portals.define(name, self.segment, None);
+                    let number = self.portals.define(name, self.segment, None);
                     self.check_portals()?;
-                    Item::ClosePortal
+                    Item::ClosePortal(number)
                 }
             },
             b'F' => {
@@ -209,8 +206,8 @@ impl Session {
         }
     }
 
-    /// Bind: the portal gets its statement's text. `fields` is the rest of `bytes` up to `end`.
-    fn bind(&mut self, mut fields: Fields<'_>, bytes: &Bytes, end: usize) -> Result<(), Unacceptable> {
+    /// Bind: the portal gets its statement's text. Gives its definition's number. `fields` is the rest of `bytes` up to `end`.
+    fn bind(&mut self, mut fields: Fields<'_>, bytes: &Bytes, end: usize) -> Result<u64, Unacceptable> {
         let portal = fields.string("portal")?;
         let name = fields.string("statement name")?;
         let (text, statement) = match self.statements.find(name, self.segment) {
@@ -229,7 +226,7 @@ impl Session {
         } else {
             Bytes::copy_from_slice(fields.0)
         };
-        self.portals.define(
+        let number = self.portals.define(
             portal,
             self.segment,
             Some(Portal {
@@ -238,7 +235,8 @@ impl Session {
                 arguments,
             }),
         );
-        self.check_portals()
+        self.check_portals()?;
+        Ok(number)
     }
 
     /// `S` or `P`, and a name (Describe, Close).

@@ -162,10 +162,10 @@ impl Session {
                 let status = status.ok_or_else(|| violation("the target sent a malformed ReadyForQuery"))?;
                 self.ready(scan, status);
             }
-            b'1' => self.confirm(|item| matches!(item, Item::Parse), "ParseComplete")?,
-            b'2' => self.confirm(|item| matches!(item, Item::Bind), "BindComplete")?,
+            b'1' => self.confirm(|item| matches!(item, Item::Parse(_)), "ParseComplete")?,
+            b'2' => self.confirm(|item| matches!(item, Item::Bind(_)), "BindComplete")?,
             b'3' => self.confirm(
-                |item| matches!(item, Item::CloseStatement | Item::ClosePortal),
+                |item| matches!(item, Item::CloseStatement(_) | Item::ClosePortal(_)),
                 "CloseComplete",
             )?,
             b'n' => {
@@ -191,8 +191,9 @@ impl Session {
             return Err(violation(&format!("the target sent {name} where none was due")));
         }
         match self.pipeline.pop() {
-            Some(Item::Parse | Item::CloseStatement) => self.statements.confirm(),
-            _ => self.portals.confirm(),
+            Some(Item::Parse(number) | Item::CloseStatement(number)) => self.statements.confirm(number),
+            Some(Item::Bind(number) | Item::ClosePortal(number)) => self.portals.confirm(number),
+            _ => {}
         }
         Ok(())
     }
@@ -237,8 +238,6 @@ impl Session {
 
     #[inline]
     fn ready(&mut self, scan: &mut Scan, status: u8) {
-        self.pipeline.status = status;
-        self.pipeline.copying = None;
         loop {
             match self.pipeline.pop() {
                 // ReadyForQuery unasked for: nothing was waiting for a Sync any more.
@@ -264,6 +263,7 @@ impl Session {
                 }
             }
         }
+        self.pipeline.ready(status);
         // Portals live as long as their transaction.
         if status == b'I' {
             self.portals.forget_all();

@@ -126,11 +126,13 @@ fn answer(session: &mut Session, messages: &[Bytes]) -> Vec<Event> {
 }
 
 fn outcomes(events: &[Event]) -> Vec<(StatementId, Status, &str, &str, u64)> {
-    let outcome = |event| match event {
-        Event::Outcome(it) => Some((it.statement, it.status, it.sqlstate.as_str(), it.tag.as_str(), it.rows)),
-        _ => None,
-    };
-    events.iter().filter_map(outcome).collect()
+    let mut outcomes = Vec::new();
+    for event in events {
+        if let Event::Outcome(it) = event {
+            outcomes.push((it.statement, it.status, it.sqlstate.as_str(), it.tag.as_str(), it.rows));
+        }
+    }
+    outcomes
 }
 
 fn texts(events: &[Event]) -> Vec<(StatementId, StatementKind, String)> {

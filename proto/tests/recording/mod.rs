@@ -33,7 +33,10 @@ pub fn records(name: &str) -> Vec<(Side, Bytes)> {
 pub fn session_records(name: &str) -> Vec<(Side, Bytes)> {
     let mut records = records(name);
     let ready = |bytes: &Bytes| bytes.windows(5).any(|window| window == b"Z\0\0\0\x05");
-    let login = records.iter().position(|(side, bytes)| *side == Side::Target && ready(bytes)).unwrap();
+    let login = records
+        .iter()
+        .position(|(side, bytes)| *side == Side::Target && ready(bytes))
+        .unwrap();
     records.split_off(login + 1)
 }
 
@@ -47,13 +50,21 @@ pub fn told(batch: &Batch) -> Vec<String> {
         .iter()
         .map(|event| match event {
             Event::Statement(it) => {
-                let name = if it.name.is_empty() { String::new() } else { format!(" {}", lossy(&it.name)) };
+                let name = if it.name.is_empty() {
+                    String::new()
+                } else {
+                    format!(" {}", lossy(&it.name))
+                };
                 let params: Vec<_> = it
                     .params
                     .iter()
                     .map(|param| param.data.as_ref().map_or("null".to_owned(), |data| lossy(data)))
                     .collect();
-                let params = if params.is_empty() { String::new() } else { format!(" ({})", params.join(", ")) };
+                let params = if params.is_empty() {
+                    String::new()
+                } else {
+                    format!(" ({})", params.join(", "))
+                };
                 let kind = it.kind.as_str();
                 format!("statement {} {kind}{name}: {}{params}", it.id, lossy(&it.text))
             }
@@ -62,12 +73,22 @@ pub fn told(batch: &Batch) -> Vec<String> {
                 format!("output {statement}: {} bytes, {rows} rows", span.len())
             }
             Event::Outcome(it) => {
-                let error = if it.sqlstate.is_empty() { String::new() } else { format!(", {} {}", it.sqlstate, it.message) };
+                let error = if it.sqlstate.is_empty() {
+                    String::new()
+                } else {
+                    format!(", {} {}", it.sqlstate, it.message)
+                };
                 let status = it.status.as_str();
-                format!("outcome {} {status}: {}, {} rows, {} bytes{error}", it.statement, it.tag, it.rows, it.bytes)
+                format!(
+                    "outcome {} {status}: {}, {} rows, {} bytes{error}",
+                    it.statement, it.tag, it.rows, it.bytes
+                )
             }
             // Process ids differ between recordings.
-            Event::Notice { kind: kind @ "notify", text } => {
+            Event::Notice {
+                kind: kind @ "notify",
+                text,
+            } => {
                 let (channel, rest) = text.split_once(" from ").unwrap();
                 format!("{kind}: {channel} from N: {}", rest.split_once(": ").unwrap().1)
             }
