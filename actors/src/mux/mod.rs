@@ -42,7 +42,9 @@ use crate::slot::Slot;
 
 /// Events that wait for `next_event` at most; a peer that sends more unread ones oversteps.
 pub const EVENTS_MAX: usize = 64;
-/// Channels of one stream at most.
+/// Channels that need no `Open`: 0, the session itself, and 1, its bytes. Both sides may send on them at once.
+pub const IMPLICIT_CHANNELS: usize = 2;
+/// Channels of one stream at most, besides the implicit ones.
 pub const CHANNELS_MAX: usize = 1024;
 /// After the last handle is dropped, frames of the peer are read and thrown away for so long, so that a stream ends by
 /// `Close` and half-close and not by a reset.
@@ -90,9 +92,9 @@ type Inbound = Pin<Box<dyn Stream<Item = Result<Frame, String>>>>;
 
 struct Core {
     config: MuxConfig,
-    /// The session itself.
-    zero: ChannelState,
-    others: BTreeMap<u32, ChannelState>,
+    /// Each made when it is first used.
+    implicit: [Option<Box<ChannelState>>; IMPLICIT_CHANNELS],
+    opened: BTreeMap<u32, Box<ChannelState>>,
     events: VecDeque<MuxEvent>,
     event_waiter: Slot,
     /// How the stream ended, as far as the peer is concerned.
@@ -103,7 +105,7 @@ struct Core {
 
 impl Mux {
     /// Takes a stream's inbound half and gives its outbound half for the transport to poll. Must be called within a
-    /// `LocalSet` (an actix arbiter is one). Channel 0 exists from the start.
+    /// `LocalSet` (an actix arbiter is one).
     pub fn start<S, E>(inbound: S, config: MuxConfig) -> (Self, Outbox)
     where
         S: Stream<Item = Result<Frame, E>> + Unpin + 'static,
@@ -111,12 +113,11 @@ impl Mux {
     {
         let inbound: Inbound = Box::pin(inbound.map(|frame| frame.map_err(|error| error.to_string())));
         let out = OutQueue::new();
-        let zero = ChannelState::new(&config.budget);
         let shared = Rc::new(Shared {
             core: RefCell::new(Core {
                 config,
-                zero,
-                others: BTreeMap::new(),
+                implicit: [None, None],
+                opened: BTreeMap::new(),
                 events: VecDeque::new(),
                 event_waiter: Slot::default(),
                 ended: None,
@@ -235,29 +236,28 @@ impl Mux {
 
 impl Core {
     fn channel(&mut self, id: u32) -> Option<&mut ChannelState> {
-        if id == 0 {
-            Some(&mut self.zero)
-        } else {
-            self.others.get_mut(&id)
+        match usize::try_from(id).ok().and_then(|at| self.implicit.get_mut(at)) {
+            Some(slot) => Some(slot.get_or_insert_with(|| Box::new(ChannelState::new(&self.config.budget)))),
+            None => self.opened.get_mut(&id).map(|channel| &mut **channel),
         }
     }
 
-    fn make_channel(&mut self, id: u32) -> Result<&mut ChannelState, LinkError> {
-        if id == 0 {
-            return Ok(&mut self.zero);
+    fn make_channel(&mut self, id: u32) -> Result<(), LinkError> {
+        if self.channel(id).is_some() {
+            return Ok(());
         }
-        if self.others.len() >= CHANNELS_MAX && !self.others.contains_key(&id) {
+        if self.opened.len() >= CHANNELS_MAX {
             return Err(LinkError::Malformed(format!("more than {CHANNELS_MAX} channels")));
         }
-        Ok(self
-            .others
-            .entry(id)
-            .or_insert_with(|| ChannelState::new(&self.config.budget)))
+        self.opened.insert(id, Box::new(ChannelState::new(&self.config.budget)));
+        Ok(())
     }
 
     fn wake_all(&mut self, running: Option<&Waker>) {
-        self.zero.wake_all(running);
-        self.others.values_mut().for_each(|channel| channel.wake_all(running));
+        let implicit = self.implicit.iter_mut().flatten();
+        implicit
+            .chain(self.opened.values_mut())
+            .for_each(|channel| channel.wake_all(running));
         self.event_waiter.wake(running);
     }
 
@@ -307,7 +307,7 @@ impl std::fmt::Debug for Mux {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let core = self.core().borrow();
         f.debug_struct("Mux")
-            .field("channels", &(1 + core.others.len()))
+            .field("opened", &core.opened.len())
             .field("ended", &core.ended)
             .finish()
     }

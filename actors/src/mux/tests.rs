@@ -440,6 +440,21 @@ async fn channels_do_not_share_credit() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_sessions_bytes_may_come_before_anybody_asks_for_their_channel() {
+    local(async {
+        let (mux, _out, to) = alone();
+        to.try_send(Ok(Frame {
+            channel: 1,
+            body: Some(Body::Data(Bytes::from_static(b"early"))),
+        }))
+        .unwrap();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(mux.channel(1).split().0.recv().await.unwrap().unwrap(), "early");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn data_on_a_channel_that_was_never_opened_ends_the_session() {
     local(async {
         let (mux, _out, to) = alone();
