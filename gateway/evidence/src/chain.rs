@@ -124,7 +124,10 @@ impl LogRow {
     pub fn computed(&self) -> Hash {
         let mut message = Message::new("hoop log 1");
         message.id(&self.writer).number(self.seq).number(self.at_us);
-        message.bytes(self.kind.as_bytes()).bytes(self.payload.as_bytes()).bytes(&self.prev_hash);
+        message
+            .bytes(self.kind.as_bytes())
+            .bytes(self.payload.as_bytes())
+            .bytes(&self.prev_hash);
         message.hash()
     }
 }
@@ -134,7 +137,11 @@ impl ChunkRow {
     #[must_use]
     pub fn computed(&self) -> Hash {
         let mut message = Message::new("hoop chunk 1");
-        message.id(&self.session).number(self.seq).number(self.first_event).number(self.last_event);
+        message
+            .id(&self.session)
+            .number(self.seq)
+            .number(self.first_event)
+            .number(self.last_event);
         message.bytes(&self.stored).bytes(&self.prev_hash);
         message.hash()
     }
@@ -145,7 +152,12 @@ impl CheckpointRow {
     #[must_use]
     pub fn computed(&self) -> Hash {
         let mut message = Message::new("hoop checkpoint 1");
-        message.id(&self.writer).number(self.number).number(self.seq).bytes(&self.head_hash).number(self.at_us);
+        message
+            .id(&self.writer)
+            .number(self.number)
+            .number(self.seq)
+            .bytes(&self.head_hash)
+            .number(self.at_us);
         message.bytes(self.others.as_bytes()).bytes(&self.prev_hash);
         message.hash()
     }
@@ -156,7 +168,11 @@ impl WriterRow {
     #[must_use]
     pub fn computed(&self) -> Hash {
         let mut message = Message::new("hoop writer 1");
-        message.id(&self.id).id(&self.replica).bytes(&self.public_key).number(self.started_at_us);
+        message
+            .id(&self.id)
+            .id(&self.replica)
+            .bytes(&self.public_key)
+            .number(self.started_at_us);
         message.hash()
     }
 }

@@ -37,10 +37,18 @@ pub(crate) async fn seal(key: &AesKey, session: &Uuid, seq: i64, raw: Vec<u8>) -
     let (key, session) = (key.clone(), *session);
     let large = raw.len() >= BLOCKING_FROM_BYTES;
     let work = move || {
-        let compressed = zstd::bulk::compress(&raw, LEVEL).map_err(|_| EvidenceError::Chunk { session, seq, why: "it cannot be compressed" })?;
+        let compressed = zstd::bulk::compress(&raw, LEVEL).map_err(|_| EvidenceError::Chunk {
+            session,
+            seq,
+            why: "it cannot be compressed",
+        })?;
         key.seal(&aad, &compressed).map_err(|_| EvidenceError::Random)
     };
-    if large { spawn_blocking(work).await.map_err(|_| EvidenceError::Stopped)? } else { work() }
+    if large {
+        spawn_blocking(work).await.map_err(|_| EvidenceError::Stopped)?
+    } else {
+        work()
+    }
 }
 
 /// The events of a stored chunk.
@@ -48,10 +56,17 @@ pub(crate) async fn seal(key: &AesKey, session: &Uuid, seq: i64, raw: Vec<u8>) -
 /// # Errors
 /// `EvidenceError::Chunk` where it does not open with this key, or is not what `seal` made.
 pub(crate) fn open(key: &AesKey, session: &Uuid, seq: i64, stored: &[u8]) -> Result<Vec<Event>, EvidenceError> {
-    let broken = |why| EvidenceError::Chunk { session: *session, seq, why };
-    let compressed =
-        key.open(&associated(session, seq), stored).map_err(|_| broken("it does not open with the session's key"))?;
-    let bytes = zstd::bulk::Decompressor::upper_bound(&compressed).unwrap_or(OPEN_MAX_BYTES).min(OPEN_MAX_BYTES);
+    let broken = |why| EvidenceError::Chunk {
+        session: *session,
+        seq,
+        why,
+    };
+    let compressed = key
+        .open(&associated(session, seq), stored)
+        .map_err(|_| broken("it does not open with the session's key"))?;
+    let bytes = zstd::bulk::Decompressor::upper_bound(&compressed)
+        .unwrap_or(OPEN_MAX_BYTES)
+        .min(OPEN_MAX_BYTES);
     let raw = zstd::bulk::decompress(&compressed, bytes).map_err(|_| broken("it cannot be decompressed"))?;
     let mut raw = Bytes::from(raw);
     let mut events = Vec::new();

@@ -57,8 +57,15 @@ const OPEN_SESSIONS_OF_REPLICA: &str = "select id from sessions where replica = 
 /// What the writer is asked for. Answers come when the store has it.
 pub(crate) enum Command {
     Flush(oneshot::Sender<()>),
-    Log { kind: String, payload: Value, answer: oneshot::Sender<()> },
-    GiveUp { replica: Uuid, answer: oneshot::Sender<u64> },
+    Log {
+        kind: String,
+        payload: Value,
+        answer: oneshot::Sender<()>,
+    },
+    GiveUp {
+        replica: Uuid,
+        answer: oneshot::Sender<u64>,
+    },
     Finish(oneshot::Sender<()>),
 }
 
@@ -103,7 +110,7 @@ pub(crate) struct Engine {
     checkpoint_at: Instant,
     checkpoint_file: CheckpointFile,
     pub(crate) due: Due,
-    flushes: Vec<(Vec<(Arc<ArbiterProgress>, u64)>, oneshot::Sender<()>)>,
+    flushes: Vec<(Vec<Target>, oneshot::Sender<()>)>,
     finish: Option<oneshot::Sender<()>>,
 }
 
@@ -119,6 +126,9 @@ pub(crate) struct Due {
     answers: Vec<oneshot::Sender<()>>,
     counts: Vec<(u64, oneshot::Sender<u64>)>,
 }
+
+/// A position of an arbiter that must be committed.
+type Target = (Arc<ArbiterProgress>, u64);
 
 struct Frame {
     source: usize,
@@ -199,13 +209,23 @@ impl Engine {
     // ---- waiting ----------------------------------------------------------------------------------------------------
 
     fn has_more_now(&self, read: usize) -> bool {
-        read >= ROUND_BYTES || self.sources.iter().any(|source| source.old_writer().is_some() && source.has_more())
+        read >= ROUND_BYTES
+            || self
+                .sources
+                .iter()
+                .any(|source| source.old_writer().is_some() && source.has_more())
     }
 
     async fn wait(&mut self, quiet: bool) {
-        let Some(journal) = self.parts.journal.clone() else { return };
+        let Some(journal) = self.parts.journal.clone() else {
+            return;
+        };
         let asked = !self.flushes.is_empty() || self.finish.is_some();
-        let tick = if quiet { None } else { Some(Instant::now() + Duration::from_millis(TICK_MS)) };
+        let tick = if quiet {
+            None
+        } else {
+            Some(Instant::now() + Duration::from_millis(TICK_MS))
+        };
         let chunk = self
             .sessions
             .values()
@@ -214,7 +234,11 @@ impl Engine {
             .map(|since| since + Duration::from_millis(CHUNK_AGE_MS));
         let checkpoint = self.has_news().then_some(self.checkpoint_at);
         let until = [tick, chunk, checkpoint].into_iter().flatten().min();
-        let until = if asked { Some(Instant::now() + Duration::from_millis(1)) } else { until };
+        let until = if asked {
+            Some(Instant::now() + Duration::from_millis(1))
+        } else {
+            until
+        };
         if quiet {
             journal.0.set_idle(true);
             self.find_live_sources();
@@ -250,7 +274,9 @@ impl Engine {
             Command::Flush(answer) => {
                 self.find_live_sources();
                 let targets = self.sources.iter().filter_map(Source::progress);
-                let targets = targets.map(|progress| (Arc::clone(progress), progress.written())).collect();
+                let targets = targets
+                    .map(|progress| (Arc::clone(progress), progress.written()))
+                    .collect();
                 self.flushes.push((targets, answer));
             }
             Command::Log { kind, payload, answer } => {
@@ -290,7 +316,12 @@ impl Engine {
         let Some(journal) = &self.parts.journal else { return };
         let known = self.sources.iter().filter(|source| source.progress().is_some()).count();
         let arbiters = journal.0.arbiters();
-        self.sources.extend(arbiters.iter().skip(known).map(|progress| Source::live(Arc::clone(progress))));
+        self.sources.extend(
+            arbiters
+                .iter()
+                .skip(known)
+                .map(|progress| Source::live(Arc::clone(progress))),
+        );
     }
 
     fn read_frames(&mut self) -> Vec<Frame> {
@@ -305,13 +336,24 @@ impl Engine {
                     Read::Frame { at } => {
                         of_source += payload.len();
                         bytes += payload.len();
-                        frames.push(Frame { source: index, at, payload });
+                        frames.push(Frame {
+                            source: index,
+                            at,
+                            payload,
+                        });
                     }
                     Read::End => break,
                     Read::Damage(damage) => {
-                        tracing::error!(file = damage.file, offset = damage.offset, why = damage.why, "journal damaged");
+                        tracing::error!(
+                            file = damage.file,
+                            offset = damage.offset,
+                            why = damage.why,
+                            "journal damaged"
+                        );
                         self.replay.damage += 1;
-                        self.due.log.push(("journal_damaged".to_owned(), damage_payload(&damage)));
+                        self.due
+                            .log
+                            .push(("journal_damaged".to_owned(), damage_payload(&damage)));
                     }
                 }
             }
@@ -338,7 +380,9 @@ impl Engine {
             self.sessions.extend(ids.iter().map(|id| (*id, Session::new(*id))));
             for row in rows {
                 let id: Uuid = row.get(0);
-                let Some(session) = self.sessions.get_mut(&id) else { continue };
+                let Some(session) = self.sessions.get_mut(&id) else {
+                    continue;
+                };
                 if let Some(wrapped) = row.get::<_, Option<&[u8]>>(1) {
                     session.set_wrapped_key(wrapped);
                 }
@@ -382,7 +426,10 @@ impl Engine {
         }
         if let Some((from, to)) = taken.missing {
             tracing::error!(session = %id, from, to, "events are missing from the journal");
-            self.due.log.push(("session_events_missing".to_owned(), json!({"session": id, "from": from, "to": to})));
+            self.due.log.push((
+                "session_events_missing".to_owned(),
+                json!({"session": id, "from": from, "to": to}),
+            ));
         }
         if taken.urgent {
             self.due.urgent.insert(id);
@@ -407,19 +454,29 @@ impl Engine {
 
     async fn commit_what_is_due(&mut self, finishing: bool) -> Result<(), EvidenceError> {
         let mut due = std::mem::take(&mut self.due);
-        let mut group = Group { number: self.groups + 1, stopped: finishing, ..Group::default() };
+        let mut group = Group {
+            number: self.groups + 1,
+            stopped: finishing,
+            ..Group::default()
+        };
         let writer = self.writer();
         let replica = self.parts.identity.row.replica;
         let master = self.parts.store.master().clone();
         for (id, started) in &due.started {
-            let Some(session) = self.sessions.get_mut(id) else { continue };
+            let Some(session) = self.sessions.get_mut(id) else {
+                continue;
+            };
             session.ensure_key(&master)?;
             let row = session.row(started, writer, replica);
-            group.log.push(self.log.append("session_started", &Session::started_payload(&row)));
+            group
+                .log
+                .push(self.log.append("session_started", &Session::started_payload(&row)));
             group.started.push(row);
         }
         for (id, full) in std::mem::take(&mut due.full) {
-            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            let Some(session) = self.sessions.get_mut(&id) else {
+                continue;
+            };
             group.chunks.push(session.seal(full, &master).await?);
             let statements = std::mem::take(&mut session.new_statements);
             if statements > 0 && session.ended.is_none() {
@@ -430,8 +487,12 @@ impl Engine {
             group.log.push(self.log.append(kind, payload));
         }
         for id in &due.ended {
-            let Some(session) = self.sessions.get_mut(id) else { continue };
-            let Some((ended, offset_us)) = &session.ended else { continue };
+            let Some(session) = self.sessions.get_mut(id) else {
+                continue;
+            };
+            let Some((ended, offset_us)) = &session.ended else {
+                continue;
+            };
             let mut payload = session.head_payload();
             if let Some(payload) = payload.as_object_mut() {
                 payload.insert("code".to_owned(), json!(text(&ended.code)));
@@ -450,7 +511,10 @@ impl Engine {
             session.grown = false;
         }
         for (session, at_us) in std::mem::take(&mut due.given_up) {
-            group.log.push(self.log.append("session_given_up", &json!({"session": session, "code": "replica_lost"})));
+            group.log.push(
+                self.log
+                    .append("session_given_up", &json!({"session": session, "code": "replica_lost"})),
+            );
             group.given_up.push((session, at_us));
         }
         if finishing {
@@ -484,7 +548,9 @@ impl Engine {
             .filter_map(|session| std::mem::take(&mut session.grown).then(|| session.head_payload()))
             .collect();
         if !grown.is_empty() {
-            group.log.push(self.log.append("session_heads", &json!({"sessions": grown})));
+            group
+                .log
+                .push(self.log.append("session_heads", &json!({"sessions": grown})));
         }
         group.checkpoint = Some(self.log.checkpoint(&self.parts.identity, &others));
         self.checkpoint_at = Instant::now() + Duration::from_millis(CHECKPOINT_INTERVAL_MS);
@@ -523,7 +589,9 @@ impl Engine {
         self.sessions.retain(|_, session| !session.over);
         if let Some(journal) = &self.parts.journal {
             for chunk in &group.chunks {
-                journal.0.strict_committed(&chunk.session, u64::try_from(chunk.last_event).unwrap_or(0));
+                journal
+                    .0
+                    .strict_committed(&chunk.session, u64::try_from(chunk.last_event).unwrap_or(0));
             }
         }
         self.release_journal();
@@ -570,7 +638,8 @@ impl Engine {
 
     fn all_is_committed(&self) -> bool {
         let live = self.sources.iter().filter_map(Source::progress);
-        live.into_iter().all(|progress| progress.committed() >= progress.written())
+        live.into_iter()
+            .all(|progress| progress.committed() >= progress.written())
     }
 
     async fn finish(&mut self) -> Result<(), EvidenceError> {
@@ -612,7 +681,8 @@ impl Engine {
         let mut log = Log::new(row.id);
         let others = log.others(client).await?;
         let tx = client.transaction().await?;
-        let add = "insert into writers (id, replica, public_key, certificate, started_at_us) values ($1, $2, $3, $4, $5)";
+        let add =
+            "insert into writers (id, replica, public_key, certificate, started_at_us) values ($1, $2, $3, $4, $5)";
         tx.execute_typed(
             add,
             &[
@@ -624,7 +694,10 @@ impl Engine {
             ],
         )
         .await?;
-        let started = log.append("writer_started", &json!({"replica": row.replica, "started_at_us": row.started_at_us}));
+        let started = log.append(
+            "writer_started",
+            &json!({"replica": row.replica, "started_at_us": row.started_at_us}),
+        );
         add_log(&tx, row.id, &[started]).await?;
         let checkpoint = log.checkpoint(&self.parts.identity, &others);
         add_checkpoint(&tx, &checkpoint).await?;

@@ -10,7 +10,10 @@ pub enum EvidenceError {
     #[error("the evidence writer's store is away: {0}")]
     Away(String),
     #[error("the store refused to {operation}")]
-    Query { operation: &'static str, source: tokio_postgres::Error },
+    Query {
+        operation: &'static str,
+        source: tokio_postgres::Error,
+    },
     #[error("the store contradicts the evidence writer: {0}")]
     Contradicted(String),
     #[error("the system gives no random bytes")]
@@ -30,7 +33,11 @@ pub enum EvidenceError {
     #[error(transparent)]
     Journal(#[from] JournalError),
     #[error("cannot {operation} {path}")]
-    File { operation: &'static str, path: String, source: std::io::Error },
+    File {
+        operation: &'static str,
+        path: String,
+        source: std::io::Error,
+    },
     #[error("line {line} is no evidence export: {why}")]
     Export { line: usize, why: String },
     #[error("{0}")]

@@ -101,7 +101,14 @@ impl Group {
     pub async fn commit(&self, client: &mut Client, writer: Uuid) -> Result<(), Failure> {
         let tx = client.transaction().await.map_err(failure)?;
         let counted = tx
-            .execute_typed(COUNT_GROUP, &[(&writer, Type::UUID), (&self.number, Type::INT8), (&self.stopped, Type::BOOL)])
+            .execute_typed(
+                COUNT_GROUP,
+                &[
+                    (&writer, Type::UUID),
+                    (&self.number, Type::INT8),
+                    (&self.stopped, Type::BOOL),
+                ],
+            )
             .await
             .map_err(failure)?;
         if counted != 1 {
@@ -111,9 +118,10 @@ impl Group {
                 .map_err(failure)?;
             return match row.first().map(|row| row.get::<_, i64>(0)) {
                 Some(groups) if groups == self.number => Ok(()),
-                Some(groups) => {
-                    Err(Failure::Contradicted(format!("it counts {groups} groups of this writer, not {}", self.number - 1)))
-                }
+                Some(groups) => Err(Failure::Contradicted(format!(
+                    "it counts {groups} groups of this writer, not {}",
+                    self.number - 1
+                ))),
                 None => Err(Failure::Contradicted("it does not know this writer".to_owned())),
             };
         }
@@ -222,7 +230,9 @@ pub(crate) fn failure(error: tokio_postgres::Error) -> Failure {
     let told = told(&error);
     match error.code().map(|code| code.code()) {
         Some(code)
-            if !["08", "40", "53", "55", "57", "58", "25"].iter().any(|passing| code.starts_with(passing)) =>
+            if !["08", "40", "53", "55", "57", "58", "25"]
+                .iter()
+                .any(|passing| code.starts_with(passing)) =>
         {
             Failure::Contradicted(told)
         }
@@ -232,5 +242,8 @@ pub(crate) fn failure(error: tokio_postgres::Error) -> Failure {
 
 /// The server's message, or the transport's.
 pub(crate) fn told(error: &tokio_postgres::Error) -> String {
-    error.as_db_error().map_or_else(|| error.to_string(), |db| format!("{} ({})", db.message(), db.code().code()))
+    error.as_db_error().map_or_else(
+        || error.to_string(),
+        |db| format!("{} ({})", db.message(), db.code().code()),
+    )
 }

@@ -52,5 +52,9 @@ pub async fn import(
     };
     let (_commands, heard) = mpsc::channel(1);
     let replay = Engine::new(parts, heard).run_to_the_end_of_replay().await?;
-    Ok(Imported { writer, writers: replay.writers, damage: replay.damage })
+    Ok(Imported {
+        writer,
+        writers: replay.writers,
+        damage: replay.damage,
+    })
 }

@@ -91,8 +91,12 @@ impl Log {
         let mut others = Vec::new();
         for row in client.query_typed(OTHERS, &[(&self.writer, Type::UUID)]).await? {
             let row = checkpoint_row(&row)?;
-            let named =
-                Named { writer: row.writer, number: row.number, seq: row.seq, hash: hex::encode(row.computed()) };
+            let named = Named {
+                writer: row.writer,
+                number: row.number,
+                seq: row.seq,
+                hash: hex::encode(row.computed()),
+            };
             if self.named.get(&named.writer) != Some(&named.hash) {
                 others.push(named);
             }
@@ -122,7 +126,8 @@ impl Log {
         self.checkpoint_hash = row.computed();
         self.checkpoint_seq = row.seq;
         let named: Vec<Named> = serde_json::from_str(&row.others).unwrap_or_default();
-        self.named.extend(named.into_iter().map(|named| (named.writer, named.hash)));
+        self.named
+            .extend(named.into_iter().map(|named| (named.writer, named.hash)));
     }
 }
 

@@ -35,7 +35,10 @@ pub async fn events(store: &Store, session: Uuid) -> Result<Vec<Event>, Evidence
 /// # Errors
 /// As `events`.
 pub async fn each(store: &Store, session: Uuid, take: impl FnMut(Event)) -> Result<(), EvidenceError> {
-    let client = store.client().await.map_err(|error| EvidenceError::Away(error.to_string()))?;
+    let client = store
+        .client()
+        .await
+        .map_err(|error| EvidenceError::Away(error.to_string()))?;
     each_of(&client, store.master(), session, take).await
 }
 
@@ -45,7 +48,10 @@ pub async fn each(store: &Store, session: Uuid, take: impl FnMut(Event)) -> Resu
 /// # Errors
 /// As `events`.
 pub async fn all(store: &Store, mut take: impl FnMut(Uuid, Event)) -> Result<(), EvidenceError> {
-    let client = store.client().await.map_err(|error| EvidenceError::Away(error.to_string()))?;
+    let client = store
+        .client()
+        .await
+        .map_err(|error| EvidenceError::Away(error.to_string()))?;
     let rows = client
         .query_typed("select id from sessions order by started_at, id", &[])
         .await
@@ -68,14 +74,20 @@ pub(crate) async fn each_of(
 ) -> Result<(), EvidenceError> {
     let failed = EvidenceError::query("read a session's chunks");
     let row = client
-        .query_typed_opt("select wrapped_key from sessions where id = $1", &[(&session, Type::UUID)])
+        .query_typed_opt(
+            "select wrapped_key from sessions where id = $1",
+            &[(&session, Type::UUID)],
+        )
         .await
         .map_err(failed)?
         .ok_or(EvidenceError::UnknownSession { session })?;
     let wrapped: Option<Vec<u8>> = row.get(0);
     let wrapped = wrapped.ok_or(EvidenceError::KeyDestroyed { session })?;
     let key = open_data_key(master, &session, &wrapped).ok_or(EvidenceError::Key { session })?;
-    let rows = client.query_typed_raw(CHUNKS, [(session, Type::UUID)]).await.map_err(failed)?;
+    let rows = client
+        .query_typed_raw(CHUNKS, [(session, Type::UUID)])
+        .await
+        .map_err(failed)?;
     let mut rows = pin!(rows);
     while let Some(row) = rows.try_next().await.map_err(failed)? {
         for event in chunk::open(&key, &session, row.get(0), row.get(1))? {
@@ -126,7 +138,10 @@ pub fn json(event: &Event) -> Value {
                 "message": outcome.message, "tag": outcome.tag, "rows": outcome.rows, "bytes": outcome.bytes,
                 "duration_us": outcome.duration_us}),
         ),
-        Some(Body::Output(output)) => ("output", json!({"statement": output.statement, "data": text(&output.data)})),
+        Some(Body::Output(output)) => (
+            "output",
+            json!({"statement": output.statement, "data": text(&output.data)}),
+        ),
         Some(Body::Cut(cut)) => (
             "cut",
             json!({"statement": cut.statement, "limit": cut.limit, "recorded_bytes": cut.recorded_bytes,

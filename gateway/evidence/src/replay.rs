@@ -44,7 +44,10 @@ pub struct Replayed {
 
 impl Replay {
     pub fn new(sources: &[Source]) -> Self {
-        Self { open: sources.iter().filter_map(Source::old_writer).collect(), ..Self::default() }
+        Self {
+            open: sources.iter().filter_map(Source::old_writer).collect(),
+            ..Self::default()
+        }
     }
 
     pub fn is_open(&self) -> bool {
@@ -57,7 +60,10 @@ impl Engine {
     pub(crate) async fn replay_what_was_read(&mut self) -> Result<(), EvidenceError> {
         let read: Vec<Uuid> = (self.replay.open.iter().copied())
             .filter(|writer| {
-                let mut of_writer = self.sources.iter().filter(|source| source.old_writer() == Some(*writer));
+                let mut of_writer = self
+                    .sources
+                    .iter()
+                    .filter(|source| source.old_writer() == Some(*writer));
                 !of_writer.any(Source::has_more)
             })
             .collect();
@@ -74,15 +80,35 @@ impl Engine {
             .filter(|(_, source)| source.old_writer() == Some(writer))
             .map(|(index, _)| index)
             .collect();
-        let files: Vec<_> = self.sources.iter().filter(|s| s.old_writer() == Some(writer)).flat_map(Source::old_files).collect();
-        let unreadable = self.sources.iter().any(|source| source.old_writer() == Some(writer) && source.unreadable);
-        let mut replayed = Replayed { writer, segments: files.len(), ended: 0, unreadable };
+        let files: Vec<_> = self
+            .sources
+            .iter()
+            .filter(|s| s.old_writer() == Some(writer))
+            .flat_map(Source::old_files)
+            .collect();
+        let unreadable = self
+            .sources
+            .iter()
+            .any(|source| source.old_writer() == Some(writer) && source.unreadable);
+        let mut replayed = Replayed {
+            writer,
+            segments: files.len(),
+            ended: 0,
+            unreadable,
+        };
         if !unreadable {
             let rows = self.query(OPEN_SESSIONS, &writer, Type::UUID).await?;
             let mut open: BTreeSet<Uuid> = rows.iter().map(|row| row.get(0)).collect();
-            open.extend(self.sessions.values().filter(|session| {
-                session.ended.is_none() && !session.over && session.source.is_some_and(|from| sources.contains(&from))
-            }).map(|session| session.id));
+            open.extend(
+                self.sessions
+                    .values()
+                    .filter(|session| {
+                        session.ended.is_none()
+                            && !session.over
+                            && session.source.is_some_and(|from| sources.contains(&from))
+                    })
+                    .map(|session| session.id),
+            );
             for session in open {
                 replayed.ended += usize::from(self.end_lost(session).await?);
             }
@@ -119,7 +145,9 @@ impl Engine {
         if !self.sessions.contains_key(&id) {
             self.load_sessions(&[id]).await?;
         }
-        let Some(session) = self.sessions.get(&id) else { return Ok(false) };
+        let Some(session) = self.sessions.get(&id) else {
+            return Ok(false);
+        };
         if session.over || session.ended.is_some() || session.last_event == 0 {
             return Ok(false);
         }
@@ -127,11 +155,19 @@ impl Engine {
         let mut seq = self.sessions.get(&id).map_or(0, |session| session.last_event);
         let mut append = |engine: &mut Self, body| {
             seq += 1;
-            let event = Event { seq, offset_us: told.offset_us, body: Some(body) };
+            let event = Event {
+                seq,
+                offset_us: told.offset_us,
+                body: Some(body),
+            };
             engine.take_event(id, &event.encode_to_vec(), None);
         };
         for statement in &told.unanswered {
-            let outcome = Outcome { statement: *statement, status: "unknown".to_owned(), ..Outcome::default() };
+            let outcome = Outcome {
+                statement: *statement,
+                status: "unknown".to_owned(),
+                ..Outcome::default()
+            };
             append(self, Body::Outcome(outcome));
         }
         let ended = Ended {

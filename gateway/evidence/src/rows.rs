@@ -39,9 +39,9 @@ const WRITERS: &str = "select w.id, w.replica, w.public_key, w.certificate, w.st
      and r.lease_until > clock_timestamp()) from writers w order by w.id";
 const CHECKPOINTS: &str = "select writer, number, seq, head_hash, at_us, others, prev_hash, signature from checkpoints \
      order by writer, number";
-const LOGS: &str =
-    "select writer, seq, at_us, kind, payload, prev_hash, hash from writer_log order by writer, seq";
-const SESSIONS: &str = "select id, encode(wrapped_key, 'hex') from sessions where ($1::uuid is null or id = $1) order by id";
+const LOGS: &str = "select writer, seq, at_us, kind, payload, prev_hash, hash from writer_log order by writer, seq";
+const SESSIONS: &str =
+    "select id, encode(wrapped_key, 'hex') from sessions where ($1::uuid is null or id = $1) order by id";
 const CHUNKS: &str = "select session, seq, first_event, last_event, stored, prev_hash, hash from chunks \
      where stored is not null and ($1::uuid is null or session = $1) order by session, seq";
 
@@ -52,7 +52,10 @@ pub(crate) async fn from_store(
     mut take: impl FnMut(Row) -> Result<(), EvidenceError>,
 ) -> Result<(), EvidenceError> {
     let failed = EvidenceError::query("read the evidence");
-    let mut client = store.client().await.map_err(|error| EvidenceError::Away(error.to_string()))?;
+    let mut client = store
+        .client()
+        .await
+        .map_err(|error| EvidenceError::Away(error.to_string()))?;
     let tx = client
         .build_transaction()
         .isolation_level(IsolationLevel::RepeatableRead)
@@ -60,10 +63,15 @@ pub(crate) async fn from_store(
         .start()
         .await
         .map_err(failed)?;
-    tx.batch_execute("set local statement_timeout = 0").await.map_err(failed)?;
+    tx.batch_execute("set local statement_timeout = 0")
+        .await
+        .map_err(failed)?;
     let session = &[(session, Type::UUID)][..];
     each(&tx, WRITERS, &[], |row| take(Row::Writer(writer_row(row)?))).await?;
-    each(&tx, CHECKPOINTS, &[], |row| take(Row::Checkpoint(checkpoint_row(row).map_err(failed)?))).await?;
+    each(&tx, CHECKPOINTS, &[], |row| {
+        take(Row::Checkpoint(checkpoint_row(row).map_err(failed)?))
+    })
+    .await?;
     each(&tx, LOGS, &[], |row| take(Row::Log(log_row(row)?))).await?;
     each(&tx, SESSIONS, session, |row| {
         let (id, wrapped_key) = (get(row, 0)?, get(row, 1)?);
@@ -134,7 +142,11 @@ fn chunk_row(row: &SqlRow) -> Result<ChunkRow, EvidenceError> {
 /// The store's, or `File` where `out` cannot be written.
 pub async fn export(store: &Store, out: &mut (dyn Write + Send)) -> Result<u64, EvidenceError> {
     let mut lines = 0;
-    let failed = |source| EvidenceError::File { operation: "write", path: "the export".to_owned(), source };
+    let failed = |source| EvidenceError::File {
+        operation: "write",
+        path: "the export".to_owned(),
+        source,
+    };
     from_store(store, None, |row| {
         let mut line = serde_json::to_vec(&row).map_err(|error| failed(error.into()))?;
         line.push(b'\n');
@@ -153,8 +165,10 @@ pub(crate) fn from_export(
 ) -> Result<(), EvidenceError> {
     for (index, line) in lines(path)?.enumerate() {
         let line = line?;
-        let row = serde_json::from_str(&line)
-            .map_err(|error| EvidenceError::Export { line: index + 1, why: error.to_string() })?;
+        let row = serde_json::from_str(&line).map_err(|error| EvidenceError::Export {
+            line: index + 1,
+            why: error.to_string(),
+        })?;
         take(row)?;
     }
     Ok(())
@@ -171,7 +185,12 @@ pub fn checkpoints(path: &Path) -> Result<Vec<CheckpointRow>, EvidenceError> {
         match serde_json::from_str(line) {
             Ok(row) => rows.push(row),
             Err(_) if index + 1 == lines.len() => {}
-            Err(error) => return Err(EvidenceError::Export { line: index + 1, why: error.to_string() }),
+            Err(error) => {
+                return Err(EvidenceError::Export {
+                    line: index + 1,
+                    why: error.to_string(),
+                });
+            }
         }
     }
     Ok(rows)
@@ -179,8 +198,11 @@ pub fn checkpoints(path: &Path) -> Result<Vec<CheckpointRow>, EvidenceError> {
 
 fn lines(path: &Path) -> Result<impl Iterator<Item = Result<String, EvidenceError>>, EvidenceError> {
     let shown = path.display().to_string();
-    let failed =
-        move |source| EvidenceError::File { operation: "read", path: shown.clone(), source };
+    let failed = move |source| EvidenceError::File {
+        operation: "read",
+        path: shown.clone(),
+        source,
+    };
     let file = File::open(path).map_err(&failed)?;
     Ok(BufReader::new(file).lines().map(move |line| line.map_err(&failed)))
 }

@@ -110,7 +110,9 @@ impl Session {
     /// Takes one encoded event from the journal. One that the chain holds already is passed over.
     pub fn take(&mut self, encoded: &[u8], place: Option<Place>) -> Taken {
         let mut taken = Taken::default();
-        let (Some(seq), Some(kind)) = (event_seq(encoded), event_kind(encoded)) else { return taken };
+        let (Some(seq), Some(kind)) = (event_seq(encoded), event_kind(encoded)) else {
+            return taken;
+        };
         if let Some((source, _)) = place {
             self.source = Some(source);
         }
@@ -167,7 +169,11 @@ impl Session {
             return None;
         }
         let filling = std::mem::take(&mut self.filling);
-        Some(Full { raw: filling.raw, first_event: filling.first_event, last_event: self.last_event })
+        Some(Full {
+            raw: filling.raw,
+            first_event: filling.first_event,
+            last_event: self.last_event,
+        })
     }
 
     /// When the chunk being filled got its first event.
@@ -205,8 +211,9 @@ impl Session {
         if self.wrapped_key.is_empty() {
             // Its first journal record was lost to damage, which the log tells: what is left gets a key of its own.
             let raw = MasterKey::generate().map_err(|_| EvidenceError::Random)?;
-            self.wrapped_key =
-                master.seal(&format!("session/{}", self.id), &raw).map_err(|_| EvidenceError::Random)?;
+            self.wrapped_key = master
+                .seal(&format!("session/{}", self.id), &raw)
+                .map_err(|_| EvidenceError::Random)?;
         }
         if self.key.is_none() {
             self.key = open_data_key(master, &self.id, &self.wrapped_key);
@@ -263,7 +270,10 @@ fn id(bytes: &[u8]) -> Option<Uuid> {
 
 /// Text that PostgreSQL can hold (no U+0000), of bounded length.
 pub(crate) fn text(text: &str) -> String {
-    text.chars().take(TEXT_MAX_CHARS).map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars()
+        .take(TEXT_MAX_CHARS)
+        .map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
 }
 
 pub(crate) fn as_i64(number: u64) -> i64 {

@@ -42,7 +42,11 @@ pub(crate) struct Source {
 
 enum Kind {
     Live(Arc<ArbiterProgress>),
-    Old { writer: Uuid, segments: Vec<FoundSegment>, next: usize },
+    Old {
+        writer: Uuid,
+        segments: Vec<FoundSegment>,
+        next: usize,
+    },
 }
 
 struct Current {
@@ -55,13 +59,29 @@ impl Source {
     /// Goes on where the store has got to.
     pub fn live(progress: Arc<ArbiterProgress>) -> Self {
         let read = progress.committed();
-        Self { kind: Kind::Live(progress), reader: None, read, damaged: Vec::new(), unreadable: false }
+        Self {
+            kind: Kind::Live(progress),
+            reader: None,
+            read,
+            damaged: Vec::new(),
+            unreadable: false,
+        }
     }
 
     /// `segments`: all of one writer and arbiter, in order.
     pub const fn old(writer: Uuid, segments: Vec<FoundSegment>) -> Self {
-        let kind = Kind::Old { writer, segments, next: 0 };
-        Self { kind, reader: None, read: 0, damaged: Vec::new(), unreadable: false }
+        let kind = Kind::Old {
+            writer,
+            segments,
+            next: 0,
+        };
+        Self {
+            kind,
+            reader: None,
+            read: 0,
+            damaged: Vec::new(),
+            unreadable: false,
+        }
     }
 
     /// Whether `segment` is of the same earlier writer and arbiter.
@@ -113,7 +133,13 @@ impl Source {
             Kind::Live(_) => Vec::new(),
             Kind::Old { segments, .. } => segments
                 .iter()
-                .map(|segment| (segment.path.clone(), segment.bytes, self.damaged.contains(&segment.path)))
+                .map(|segment| {
+                    (
+                        segment.path.clone(),
+                        segment.bytes,
+                        self.damaged.contains(&segment.path),
+                    )
+                })
                 .collect(),
         }
     }
@@ -147,11 +173,19 @@ impl Source {
                 }
                 Kind::Old { segments, next, .. } => {
                     if self.reader.is_none() {
-                        let Some(segment) = segments.get(*next).cloned() else { return Read::End };
+                        let Some(segment) = segments.get(*next).cloned() else {
+                            return Read::End;
+                        };
                         let base = segments.iter().take(*next).map(|segment| segment.bytes).sum();
                         self.advance_old();
                         match SegmentReader::open(&segment.path, master) {
-                            Ok(Some(reader)) => self.reader = Some(Current { reader, path: segment.path, base }),
+                            Ok(Some(reader)) => {
+                                self.reader = Some(Current {
+                                    reader,
+                                    path: segment.path,
+                                    base,
+                                })
+                            }
                             // No whole header: nothing in it was ever acknowledged.
                             Ok(None) => continue,
                             Err(error) => {
@@ -162,11 +196,16 @@ impl Source {
                         continue;
                     }
                     let read_now = next.saturating_sub(1);
-                    (segments.get(read_now).map_or(0, |segment| segment.bytes), *next >= segments.len())
+                    (
+                        segments.get(read_now).map_or(0, |segment| segment.bytes),
+                        *next >= segments.len(),
+                    )
                 }
             };
             let live = matches!(self.kind, Kind::Live(_));
-            let Some(current) = &mut self.reader else { return Read::End };
+            let Some(current) = &mut self.reader else {
+                return Read::End;
+            };
             let at = current.base + current.reader.offset();
             match current.reader.next(limit, last, payload) {
                 Ok(Met::Frame) => {
@@ -182,8 +221,11 @@ impl Source {
                 }
                 Ok(Met::Damaged { offset, why }) => {
                     self.read = current.base + current.reader.offset();
-                    let damage =
-                        Damage { file: current.path.display().to_string(), offset, why: why.to_owned() };
+                    let damage = Damage {
+                        file: current.path.display().to_string(),
+                        offset,
+                        why: why.to_owned(),
+                    };
                     let path = current.path.clone();
                     if !self.damaged.contains(&path) {
                         self.damaged.push(path);
@@ -215,19 +257,27 @@ impl Source {
         master: &MasterKey,
     ) -> Result<Option<(Current, u64)>, Damage> {
         let segments = progress.segments();
-        let Some((segment, end)) = segment_at(&segments, self.read, written) else { return Ok(None) };
+        let Some((segment, end)) = segment_at(&segments, self.read, written) else {
+            return Ok(None);
+        };
         if self.reader.as_ref().is_some_and(|current| current.base == segment.base) {
             return Ok(None);
         }
         match SegmentReader::open(&segment.path, master) {
             Ok(Some(mut reader)) => {
                 reader.seek(self.read - segment.base);
-                let current = Current { reader, path: segment.path.clone(), base: segment.base };
+                let current = Current {
+                    reader,
+                    path: segment.path.clone(),
+                    base: segment.base,
+                };
                 Ok(Some((current, end - segment.base)))
             }
-            Ok(None) => {
-                Err(Damage { file: segment.path.display().to_string(), offset: 0, why: "its header is gone".to_owned() })
-            }
+            Ok(None) => Err(Damage {
+                file: segment.path.display().to_string(),
+                offset: 0,
+                why: "its header is gone".to_owned(),
+            }),
             Err(error) => Err(Damage::of(&segment.path, &error)),
         }
     }
@@ -247,6 +297,10 @@ fn segment_at(segments: &[WrittenSegment], position: u64, written: u64) -> Optio
 
 impl Damage {
     fn of(path: &std::path::Path, error: &SegmentError) -> Self {
-        Self { file: path.display().to_string(), offset: 0, why: error.to_string() }
+        Self {
+            file: path.display().to_string(),
+            offset: 0,
+            why: error.to_string(),
+        }
     }
 }

@@ -63,7 +63,11 @@ struct Verifier {
 
 impl Verifier {
     fn new(root: &[u8; 32], session: Option<Uuid>) -> Self {
-        Self { writers: Writers::new(root), sessions: Sessions::new(session), phase: 0 }
+        Self {
+            writers: Writers::new(root),
+            sessions: Sessions::new(session),
+            phase: 0,
+        }
     }
 
     fn take(&mut self, row: Row) -> Result<(), EvidenceError> {
@@ -75,7 +79,9 @@ impl Verifier {
             Row::Chunk(_) => 4,
         };
         if phase < self.phase {
-            return Err(EvidenceError::Invalid("the export's rows are not in an export's order".to_owned()));
+            return Err(EvidenceError::Invalid(
+                "the export's rows are not in an export's order".to_owned(),
+            ));
         }
         self.phase = phase;
         match row {
@@ -96,11 +102,19 @@ impl Verifier {
         let live = self.writers.live();
         let (sessions_checked, chunks_checked, sessions) = self.sessions.finish(&live);
         let (root, writers) = self.writers.finish(kept);
-        Report { root, writers, sessions_checked, chunks_checked, sessions }
+        Report {
+            root,
+            writers,
+            sessions_checked,
+            chunks_checked,
+            sessions,
+        }
     }
 }
 
 /// Whether `signature` is of the holder of `public_key` over `message`.
 fn signed_by(public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
-    UnparsedPublicKey::new(&ED25519, public_key).verify(message, signature).is_ok()
+    UnparsedPublicKey::new(&ED25519, public_key)
+        .verify(message, signature)
+        .is_ok()
 }

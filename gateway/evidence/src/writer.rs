@@ -76,8 +76,17 @@ impl AuditSetup {
         checkpoint_file: impl Into<PathBuf>,
     ) -> Result<Self, EvidenceError> {
         let identity = Arc::new(Identity::new(journal.writer(), replica, audit_root)?);
-        let status = Arc::new(Mutex::new(Status { replaying: true, ..Status::default() }));
-        Ok(Self { store, journal, identity, checkpoint_file: checkpoint_file.into(), status })
+        let status = Arc::new(Mutex::new(Status {
+            replaying: true,
+            ..Status::default()
+        }));
+        Ok(Self {
+            store,
+            journal,
+            identity,
+            checkpoint_file: checkpoint_file.into(),
+            status,
+        })
     }
 
     /// How the writer is doing, without asking its actor.

@@ -1,4 +1,11 @@
 //! The journal alone, without a store: what is written, when, and what a reader makes of it afterwards.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -7,10 +7,18 @@ use crate::chain::{Hash, NO_HASH};
 /// What is wrong with a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Flaw {
-    Changed { seq: i64 },
+    Changed {
+        seq: i64,
+    },
     /// The row at `seq` was at `belongs_at`.
-    Reordered { seq: i64, belongs_at: i64 },
-    Missing { from: i64, to: i64 },
+    Reordered {
+        seq: i64,
+        belongs_at: i64,
+    },
+    Missing {
+        from: i64,
+        to: i64,
+    },
 }
 
 /// One chain, fed row by row in the order of its numbers.
@@ -39,15 +47,19 @@ impl Default for Links {
 }
 
 impl Links {
-    /// `computed`: the hash of the row's content; `stored` and `prev`: what its columns say.
-    pub fn take(&mut self, seq: i64, computed: Hash, stored: Hash, prev: Hash) {
+    /// `computed`: the hash of the row's content; `stored` and `prev`: what its columns say. Answers whether the row is
+    /// what it says.
+    pub fn take(&mut self, seq: i64, computed: Hash, stored: Hash, prev: Hash) -> bool {
         if seq <= self.last {
             self.flaws.push(Flaw::Reordered { seq, belongs_at: seq });
-            return;
+            return false;
         }
         let gap = seq > self.last + 1;
         if gap {
-            self.flaws.push(Flaw::Missing { from: self.last + 1, to: seq - 1 });
+            self.flaws.push(Flaw::Missing {
+                from: self.last + 1,
+                to: seq - 1,
+            });
         }
         let own = computed == stored;
         if !own {
@@ -60,6 +72,7 @@ impl Links {
         self.hash_of.insert(seq, stored);
         self.last = seq;
         self.last_hash = own.then_some(stored);
+        own
     }
 
     /// Number of the last row.
@@ -69,13 +82,20 @@ impl Links {
 
     /// A row's own word for its hash.
     pub fn hash_at(&self, seq: i64) -> Option<Hash> {
-        if seq == 0 { Some(NO_HASH) } else { self.hash_of.get(&seq).copied() }
+        if seq == 0 {
+            Some(NO_HASH)
+        } else {
+            self.hash_of.get(&seq).copied()
+        }
     }
 
     /// Somebody else knows the chain's hash at `seq`: a checkpoint, or the log.
     pub fn expect(&mut self, seq: i64, hash: Hash) -> bool {
         if seq > self.last {
-            self.flaws.push(Flaw::Missing { from: self.last + 1, to: seq });
+            self.flaws.push(Flaw::Missing {
+                from: self.last + 1,
+                to: seq,
+            });
             return false;
         }
         let agrees = self.hash_at(seq).is_none_or(|stored| stored == hash);
@@ -86,20 +106,23 @@ impl Links {
     }
 
     pub fn finish(self) -> Vec<Flaw> {
+        let doubtful: HashMap<i64, Hash> = self.doubtful.iter().copied().collect();
         let mut flaws = self.flaws;
         for (seq, prev) in self.doubtful {
-            let belongs_at = self.seq_of.get(&prev).map(|before| before + 1);
-            flaws.push(match belongs_at {
+            flaws.push(match belongs_at(prev, &self.seq_of, &doubtful) {
                 Some(belongs_at) if belongs_at != seq => Flaw::Reordered { seq, belongs_at },
                 _ => Flaw::Changed { seq },
             });
         }
         // One missing tail may be told by many.
         let widest = |flaws: &[Flaw], from| {
-            flaws.iter().filter_map(|flaw| match flaw {
-                Flaw::Missing { from: other, to } if *other == from => Some(*to),
-                _ => None,
-            }).max()
+            flaws
+                .iter()
+                .filter_map(|flaw| match flaw {
+                    Flaw::Missing { from: other, to } if *other == from => Some(*to),
+                    _ => None,
+                })
+                .max()
         };
         let all = flaws.clone();
         for flaw in &mut flaws {
@@ -114,4 +137,17 @@ impl Links {
         flaws.dedup();
         flaws
     }
+}
+
+/// Where a row that follows `prev` belongs. The row before it may be displaced as well: then it is followed to where it
+/// belongs itself.
+fn belongs_at(mut prev: Hash, seq_of: &HashMap<Hash, i64>, doubtful: &HashMap<i64, Hash>) -> Option<i64> {
+    for steps in 1..=doubtful.len() + 1 {
+        let before = *seq_of.get(&prev)?;
+        match doubtful.get(&before) {
+            Some(further) => prev = *further,
+            None => return Some(before + i64::try_from(steps).ok()?),
+        }
+    }
+    None
 }

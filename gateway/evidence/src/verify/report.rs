@@ -38,16 +38,38 @@ pub enum WriterFinding {
     /// Its key is not certified by the given root: nothing it says is believed.
     CertificateNotByRoot,
     /// Another writer's checkpoint (or, without one, a kept checkpoint or its own leftovers) names it, and it is gone.
-    WriterMissing { named_by: Option<Uuid> },
-    Changed { seq: i64 },
-    Reordered { seq: i64, belongs_at: i64 },
-    Missing { from: i64, to: i64 },
-    CheckpointChanged { number: i64 },
-    CheckpointsMissing { from: i64, to: i64 },
+    WriterMissing {
+        named_by: Option<Uuid>,
+    },
+    Changed {
+        seq: i64,
+    },
+    Reordered {
+        seq: i64,
+        belongs_at: i64,
+    },
+    Missing {
+        from: i64,
+        to: i64,
+    },
+    CheckpointChanged {
+        number: i64,
+    },
+    CheckpointsMissing {
+        from: i64,
+        to: i64,
+    },
     /// The writer met a journal file that was not what had been written.
-    JournalDamaged { seq: i64, file: String, why: String },
+    JournalDamaged {
+        seq: i64,
+        file: String,
+        why: String,
+    },
     /// No flaw: these came after the last checkpoint.
-    NotAnchored { from: i64, to: i64 },
+    NotAnchored {
+        from: i64,
+        to: i64,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,15 +83,31 @@ pub enum SessionFinding {
     NotListed,
     /// It is there, and no log of a writer to be believed tells its start.
     NotInAnyLog,
-    ChunkChanged { seq: i64 },
-    ChunkReordered { seq: i64, belongs_at: i64 },
-    ChunksMissing { from: i64, to: i64 },
+    ChunkChanged {
+        seq: i64,
+    },
+    ChunkReordered {
+        seq: i64,
+        belongs_at: i64,
+    },
+    ChunksMissing {
+        from: i64,
+        to: i64,
+    },
     /// Chunks behind the end of a session.
-    ChunksUnexpected { from: i64, to: i64 },
+    ChunksUnexpected {
+        from: i64,
+        to: i64,
+    },
     /// Events that never arrived from the journal.
-    EventsMissing { from: i64, to: i64 },
+    EventsMissing {
+        from: i64,
+        to: i64,
+    },
     /// No flaw: its writer is gone, and the rest of it may lie in a journal that is not replayed.
-    NotReplayed { writer: Uuid },
+    NotReplayed {
+        writer: Uuid,
+    },
 }
 
 impl WriterFinding {
@@ -92,17 +130,32 @@ impl Report {
     /// Whether all evidence is there and is what was written, as far as it is anchored.
     #[must_use]
     pub fn ok(&self) -> bool {
-        !self.writers.iter().flat_map(|writer| &writer.findings).any(WriterFinding::is_flaw)
-            && !self.sessions.iter().flat_map(|session| &session.findings).any(SessionFinding::is_flaw)
+        !self
+            .writers
+            .iter()
+            .flat_map(|writer| &writer.findings)
+            .any(WriterFinding::is_flaw)
+            && !self
+                .sessions
+                .iter()
+                .flat_map(|session| &session.findings)
+                .any(SessionFinding::is_flaw)
     }
 
     /// Sessions whose end may still lie in the journal of a lost replica.
     #[must_use]
     pub fn not_replayed(&self) -> Vec<Uuid> {
         let not_replayed = |report: &&SessionReport| {
-            report.findings.iter().any(|finding| matches!(finding, SessionFinding::NotReplayed { .. }))
+            report
+                .findings
+                .iter()
+                .any(|finding| matches!(finding, SessionFinding::NotReplayed { .. }))
         };
-        self.sessions.iter().filter(not_replayed).map(|report| report.session).collect()
+        self.sessions
+            .iter()
+            .filter(not_replayed)
+            .map(|report| report.session)
+            .collect()
     }
 }
 
@@ -144,7 +197,9 @@ impl fmt::Display for WriterFinding {
             Self::Changed { seq } => write!(f, "changed at {seq}"),
             Self::Reordered { seq, belongs_at } => write!(f, "reordered: the record at {seq} belongs at {belongs_at}"),
             Self::Missing { from, to } => write!(f, "missing {from}–{to}"),
-            Self::CheckpointChanged { number } => write!(f, "checkpoint {number} changed, or not signed by this writer"),
+            Self::CheckpointChanged { number } => {
+                write!(f, "checkpoint {number} changed, or not signed by this writer")
+            }
             Self::CheckpointsMissing { from, to } => write!(f, "checkpoints missing {from}–{to}"),
             Self::JournalDamaged { seq, file, why } => {
                 write!(f, "record {seq} tells that the journal was damaged: {file}: {why}")
@@ -169,7 +224,10 @@ impl fmt::Display for SessionFinding {
             Self::ChunksUnexpected { from, to } => write!(f, "chunks {from}–{to} behind the session's end"),
             Self::EventsMissing { from, to } => write!(f, "events missing {from}–{to}"),
             Self::NotReplayed { writer } => {
-                write!(f, "not replayed: it has no end, and its writer {writer} is gone; replay or import its journal")
+                write!(
+                    f,
+                    "not replayed: it has no end, and its writer {writer} is gone; replay or import its journal"
+                )
             }
         }
     }

@@ -35,7 +35,12 @@ struct Session {
 
 impl Sessions {
     pub const fn new(only: Option<Uuid>) -> Self {
-        Self { only, sessions: BTreeMap::new(), current: None, chunks: 0 }
+        Self {
+            only,
+            sessions: BTreeMap::new(),
+            current: None,
+            chunks: 0,
+        }
     }
 
     fn session(&mut self, id: Uuid) -> Option<&mut Session> {
@@ -50,20 +55,22 @@ impl Sessions {
         if !row.kind.starts_with("session_") {
             return;
         }
-        let Ok(payload) = serde_json::from_str::<Value>(&row.payload) else { return };
+        let Ok(payload) = serde_json::from_str::<Value>(&row.payload) else {
+            return;
+        };
         if row.kind == "session_heads" {
-            for head in payload["sessions"].as_array().into_iter().flatten() {
+            for head in payload.get("sessions").and_then(Value::as_array).into_iter().flatten() {
                 self.take_head(head);
             }
             return;
         }
-        let Some(id) = uuid(&payload["session"]) else { return };
+        let Some(id) = uuid(&payload, "session") else { return };
         let writer = row.writer;
         let Some(session) = self.session(id) else { return };
         match row.kind.as_str() {
             "session_started" => session.writer = Some(writer),
             "session_events_missing" => {
-                let number = |name: &str| payload[name].as_i64().unwrap_or(0);
+                let number = |name: &str| payload.get(name).and_then(Value::as_i64).unwrap_or(0);
                 session.told_missing.push((number("from"), number("to")));
             }
             "session_ended" => {
@@ -76,8 +83,15 @@ impl Sessions {
     }
 
     fn take_head(&mut self, head: &Value) {
-        let (Some(id), Some(chunks)) = (uuid(&head["session"]), head["chunks"].as_i64()) else { return };
-        let bytes = head["head"].as_str().and_then(|head| hex::decode(head).ok()).unwrap_or_default();
+        let Some(id) = uuid(head, "session") else { return };
+        let Some(chunks) = head.get("chunks").and_then(Value::as_i64) else {
+            return;
+        };
+        let bytes = head
+            .get("head")
+            .and_then(Value::as_str)
+            .and_then(|head| hex::decode(head).ok())
+            .unwrap_or_default();
         if let Some(session) = self.session(id) {
             session.heads.insert(chunks, hash(&bytes));
         }
@@ -97,31 +111,47 @@ impl Sessions {
             self.end_chain();
             self.current = Some((row.session, Links::default(), 0));
         }
-        let Some((id, links, last_event)) = &mut self.current else { return };
-        links.take(row.seq, row.computed(), hash(&row.hash), hash(&row.prev_hash));
+        let Some((id, links, last_event)) = &mut self.current else {
+            return;
+        };
+        let own = links.take(row.seq, row.computed(), hash(&row.hash), hash(&row.prev_hash));
         self.chunks += 1;
         let session = self.sessions.entry(*id).or_default();
-        if row.first_event > *last_event + 1 && links.last() == session.chunks + 1 {
-            session.findings.push(SessionFinding::EventsMissing { from: *last_event + 1, to: row.first_event - 1 });
+        if own && row.first_event > *last_event + 1 && row.seq == session.chunks + 1 {
+            session.findings.push(SessionFinding::EventsMissing {
+                from: *last_event + 1,
+                to: row.first_event - 1,
+            });
         }
         session.chunks = session.chunks.max(row.seq);
-        *last_event = row.last_event;
+        // A chunk that is not what it was says nothing about events.
+        *last_event = if own { row.last_event } else { i64::MAX - 1 };
     }
 
     fn end_chain(&mut self) {
-        let Some((id, mut links, _)) = self.current.take() else { return };
+        let Some((id, mut links, _)) = self.current.take() else {
+            return;
+        };
         let session = self.sessions.entry(id).or_default();
         for (seq, head) in &session.heads {
             links.expect(*seq, *head);
         }
-        if session.ended && let Some((last, _)) = session.heads.last_key_value() && links.last() > *last {
-            session.findings.push(SessionFinding::ChunksUnexpected { from: last + 1, to: links.last() });
+        if session.ended
+            && let Some((last, _)) = session.heads.last_key_value()
+            && links.last() > *last
+        {
+            session.findings.push(SessionFinding::ChunksUnexpected {
+                from: last + 1,
+                to: links.last(),
+            });
         }
-        session.findings.extend(links.finish().into_iter().map(|flaw| match flaw {
-            Flaw::Changed { seq } => SessionFinding::ChunkChanged { seq },
-            Flaw::Reordered { seq, belongs_at } => SessionFinding::ChunkReordered { seq, belongs_at },
-            Flaw::Missing { from, to } => SessionFinding::ChunksMissing { from, to },
-        }));
+        session
+            .findings
+            .extend(links.finish().into_iter().map(|flaw| match flaw {
+                Flaw::Changed { seq } => SessionFinding::ChunkChanged { seq },
+                Flaw::Reordered { seq, belongs_at } => SessionFinding::ChunkReordered { seq, belongs_at },
+                Flaw::Missing { from, to } => SessionFinding::ChunksMissing { from, to },
+            }));
     }
 
     /// Sessions and chunks checked, and the sessions of which there is something to say.
@@ -133,7 +163,11 @@ impl Sessions {
         let checked = self.sessions.len() as u64;
         let all = self.only.is_some();
         let reports = self.sessions.into_iter().map(|(id, session)| session.finish(id, live));
-        (checked, self.chunks, reports.filter(|report| all || !report.findings.is_empty()).collect())
+        (
+            checked,
+            self.chunks,
+            reports.filter(|report| all || !report.findings.is_empty()).collect(),
+        )
     }
 }
 
@@ -160,10 +194,17 @@ impl Session {
         {
             self.findings.push(SessionFinding::NotReplayed { writer });
         }
-        SessionReport { session, chunks: self.chunks, findings: self.findings }
+        SessionReport {
+            session,
+            chunks: self.chunks,
+            findings: self.findings,
+        }
     }
 }
 
-fn uuid(value: &Value) -> Option<Uuid> {
-    value.as_str().and_then(|text| Uuid::parse_str(text).ok())
+fn uuid(payload: &Value, name: &str) -> Option<Uuid> {
+    payload
+        .get(name)
+        .and_then(Value::as_str)
+        .and_then(|text| Uuid::parse_str(text).ok())
 }

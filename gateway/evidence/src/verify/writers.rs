@@ -35,13 +35,21 @@ struct Checked {
 
 impl Writer {
     fn new(row: Option<WriterRow>) -> Self {
-        Self { row, log: Links::default(), checkpoints: Vec::new(), findings: Vec::new() }
+        Self {
+            row,
+            log: Links::default(),
+            checkpoints: Vec::new(),
+            findings: Vec::new(),
+        }
     }
 }
 
 impl Writers {
     pub fn new(root: &[u8; 32]) -> Self {
-        Self { root: *root, writers: BTreeMap::new() }
+        Self {
+            root: *root,
+            writers: BTreeMap::new(),
+        }
     }
 
     pub fn take_writer(&mut self, row: WriterRow) {
@@ -61,7 +69,9 @@ impl Writers {
         }
         match check(writer, &row) {
             Some(checked) => writer.checkpoints.push(checked),
-            None => writer.findings.push(WriterFinding::CheckpointChanged { number: row.number }),
+            None => writer
+                .findings
+                .push(WriterFinding::CheckpointChanged { number: row.number }),
         }
     }
 
@@ -71,13 +81,16 @@ impl Writers {
         if writer.row.is_none() {
             return false;
         }
-        writer.log.take(row.seq, row.computed(), hash(&row.hash), hash(&row.prev_hash));
+        writer
+            .log
+            .take(row.seq, row.computed(), hash(&row.hash), hash(&row.prev_hash));
         if row.kind == "journal_damaged" {
             let payload: Value = serde_json::from_str(&row.payload).unwrap_or_default();
+            let text = |name| payload.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
             writer.findings.push(WriterFinding::JournalDamaged {
                 seq: row.seq,
-                file: payload["file"].as_str().unwrap_or_default().to_owned(),
-                why: payload["why"].as_str().unwrap_or_default().to_owned(),
+                file: text("file"),
+                why: text("why"),
             });
         }
         true
@@ -95,7 +108,12 @@ impl Writers {
     /// Writers whose replica held a lease when the evidence was read.
     pub fn live(&self) -> HashSet<Uuid> {
         let live = |writer: &&Writer| writer.row.as_ref().is_some_and(|row| row.live);
-        self.writers.values().filter(live).filter_map(|writer| writer.row.as_ref()).map(|row| row.id).collect()
+        self.writers
+            .values()
+            .filter(live)
+            .filter_map(|writer| writer.row.as_ref())
+            .map(|row| row.id)
+            .collect()
     }
 
     pub fn finish(mut self, kept: &[CheckpointRow]) -> (String, Vec<WriterReport>) {
@@ -105,7 +123,13 @@ impl Writers {
         let named: Vec<(Uuid, Named)> = self
             .writers
             .iter()
-            .flat_map(|(by, writer)| writer.checkpoints.iter().flat_map(|checked| checked.named.clone()).map(|n| (*by, n)))
+            .flat_map(|(by, writer)| {
+                writer
+                    .checkpoints
+                    .iter()
+                    .flat_map(|checked| checked.named.clone())
+                    .map(|n| (*by, n))
+            })
             .collect();
         for (by, named) in named {
             self.expect(Some(by), &named);
@@ -123,8 +147,12 @@ impl Writers {
             // Not signed by the writer: whoever kept it kept something else.
             return;
         }
-        let named =
-            Named { writer: row.writer, number: row.number, seq: row.seq, hash: hex::encode(row.computed()) };
+        let named = Named {
+            writer: row.writer,
+            number: row.number,
+            seq: row.seq,
+            hash: hex::encode(row.computed()),
+        };
         self.expect(None, &named);
     }
 
@@ -141,9 +169,14 @@ impl Writers {
         }
         match writer.checkpoints.iter().find(|checked| checked.number == named.number) {
             Some(checked) if hex::encode(checked.hash) == named.hash => {}
-            Some(_) => writer.findings.push(WriterFinding::CheckpointChanged { number: named.number }),
+            Some(_) => writer
+                .findings
+                .push(WriterFinding::CheckpointChanged { number: named.number }),
             None => {
-                writer.findings.push(WriterFinding::CheckpointsMissing { from: named.number, to: named.number });
+                writer.findings.push(WriterFinding::CheckpointsMissing {
+                    from: named.number,
+                    to: named.number,
+                });
                 if named.seq > writer.log.last() {
                     // Only its length is known, which is enough to know that the tail is gone.
                     writer.log.expect(named.seq, NO_HASH);
@@ -175,10 +208,13 @@ impl Writer {
             let (mut number, mut prev) = (0, NO_HASH);
             for checked in &self.checkpoints {
                 if checked.number > number + 1 {
-                    self.findings
-                        .push(WriterFinding::CheckpointsMissing { from: number + 1, to: checked.number - 1 });
+                    self.findings.push(WriterFinding::CheckpointsMissing {
+                        from: number + 1,
+                        to: checked.number - 1,
+                    });
                 } else if checked.prev != prev {
-                    self.findings.push(WriterFinding::CheckpointChanged { number: number.max(1) });
+                    self.findings
+                        .push(WriterFinding::CheckpointChanged { number: number.max(1) });
                 }
                 (number, prev) = (checked.number, checked.hash);
                 if self.log.expect(checked.seq, checked.head) {
@@ -189,7 +225,10 @@ impl Writer {
                 self.findings.push(WriterFinding::CheckpointsMissing { from: 1, to: 1 });
             }
             if last > anchored {
-                self.findings.push(WriterFinding::NotAnchored { from: anchored + 1, to: last });
+                self.findings.push(WriterFinding::NotAnchored {
+                    from: anchored + 1,
+                    to: last,
+                });
             }
         }
         let flaws = self.log.finish();
@@ -209,6 +248,10 @@ impl Writer {
                 findings.push(finding);
             }
         }
-        WriterReport { writer: id, intact_to: if self.row.is_some() { intact_to } else { 0 }, findings }
+        WriterReport {
+            writer: id,
+            intact_to: if self.row.is_some() { intact_to } else { 0 },
+            findings,
+        }
     }
 }
