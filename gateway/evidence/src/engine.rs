@@ -4,6 +4,9 @@
 //! due as one group. Nothing is given up in the journal before its group is committed. Everything here can be thrown
 //! away and built anew from journal and store, which is what happens after a panic.
 
+mod committing;
+mod connection;
+
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +16,7 @@ use std::time::{Duration, Instant};
 use hoop_proto::evidence::Started;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -22,13 +25,12 @@ use hoop_store::Store;
 
 use crate::EvidenceError;
 use crate::checkpoint_file::CheckpointFile;
-use crate::group::{EndedRow, Failure, Group, add_checkpoint, add_log, failure};
 use crate::identity::Identity;
 use crate::journal::{ArbiterProgress, FoundSegment, Journal};
-use crate::log::{Log, hash, now};
+use crate::log::{Log, hash};
 use crate::replay::Replay;
 use crate::segment::{self, ITEM_BEGIN, ITEM_EVENT};
-use crate::session::{Full, Place, Session, as_i64, text};
+use crate::session::{Full, Place, Session};
 use crate::tail::{Damage, Read, Source};
 
 /// A session's events are committed at most this long after they were written, in milliseconds.
@@ -448,342 +450,6 @@ impl Engine {
             }
         }
         self.due.urgent.clear();
-    }
-
-    // ---- a group ----------------------------------------------------------------------------------------------------
-
-    async fn commit_what_is_due(&mut self, finishing: bool) -> Result<(), EvidenceError> {
-        let mut due = std::mem::take(&mut self.due);
-        let mut group = Group {
-            number: self.groups + 1,
-            stopped: finishing,
-            ..Group::default()
-        };
-        let writer = self.writer();
-        let replica = self.parts.identity.row.replica;
-        let master = self.parts.store.master().clone();
-        for (id, started) in &due.started {
-            let Some(session) = self.sessions.get_mut(id) else {
-                continue;
-            };
-            session.ensure_key(&master)?;
-            let row = session.row(started, writer, replica);
-            group
-                .log
-                .push(self.log.append("session_started", &Session::started_payload(&row)));
-            group.started.push(row);
-        }
-        for (id, full) in std::mem::take(&mut due.full) {
-            let Some(session) = self.sessions.get_mut(&id) else {
-                continue;
-            };
-            group.chunks.push(session.seal(full, &master).await?);
-            let statements = std::mem::take(&mut session.new_statements);
-            if statements > 0 && session.ended.is_none() {
-                group.statements.push((id, statements));
-            }
-        }
-        for (kind, payload) in &due.log {
-            group.log.push(self.log.append(kind, payload));
-        }
-        for id in &due.ended {
-            let Some(session) = self.sessions.get_mut(id) else {
-                continue;
-            };
-            let Some((ended, offset_us)) = &session.ended else {
-                continue;
-            };
-            let mut payload = session.head_payload();
-            if let Some(payload) = payload.as_object_mut() {
-                payload.insert("code".to_owned(), json!(text(&ended.code)));
-                payload.insert("events".to_owned(), json!(session.last_event));
-            }
-            group.log.push(self.log.append("session_ended", &payload));
-            group.ended.push(EndedRow {
-                session: *id,
-                offset_us: as_i64(*offset_us),
-                code: text(&ended.code),
-                message: text(&ended.message),
-                statements: as_i64(ended.statements),
-                client_bytes: as_i64(ended.client_bytes),
-                target_bytes: as_i64(ended.target_bytes),
-            });
-            session.grown = false;
-        }
-        for (session, at_us) in std::mem::take(&mut due.given_up) {
-            group.log.push(
-                self.log
-                    .append("session_given_up", &json!({"session": session, "code": "replica_lost"})),
-            );
-            group.given_up.push((session, at_us));
-        }
-        if finishing {
-            group.log.push(self.log.append("writer_stopped", &json!({})));
-        }
-        if finishing || (self.has_news() && Instant::now() >= self.checkpoint_at) {
-            self.add_checkpoint(&mut group).await;
-        }
-        if !group.is_empty() {
-            self.commit(&group).await?;
-        }
-        self.settle(&group, due);
-        Ok(())
-    }
-
-    /// Whether a checkpoint would say anything new.
-    fn has_news(&self) -> bool {
-        self.log.has_grown() || self.sessions.values().any(|session| session.grown)
-    }
-
-    /// Puts the heads of all chains that have grown into the log, and signs the log's head.
-    async fn add_checkpoint(&mut self, group: &mut Group) {
-        // Without the store's answer the checkpoint names no new ones of others; the next does.
-        let others = match &self.client {
-            Some(client) => self.log.others(client).await.unwrap_or_default(),
-            None => Vec::new(),
-        };
-        let grown: Vec<Value> = self
-            .sessions
-            .values_mut()
-            .filter_map(|session| std::mem::take(&mut session.grown).then(|| session.head_payload()))
-            .collect();
-        if !grown.is_empty() {
-            group
-                .log
-                .push(self.log.append("session_heads", &json!({"sessions": grown})));
-        }
-        group.checkpoint = Some(self.log.checkpoint(&self.parts.identity, &others));
-        self.checkpoint_at = Instant::now() + Duration::from_millis(CHECKPOINT_INTERVAL_MS);
-    }
-
-    /// Commits the group, however long the store is away.
-    async fn commit(&mut self, group: &Group) -> Result<(), EvidenceError> {
-        let writer = self.writer();
-        let mut retry = Retry::new();
-        loop {
-            let client = self.connected().await;
-            let sent = timeout(Duration::from_millis(GROUP_TIMEOUT_MS), group.commit(client, writer)).await;
-            let why = match sent {
-                Ok(Ok(())) => return Ok(()),
-                Ok(Err(Failure::Contradicted(why))) => return Err(EvidenceError::Contradicted(why)),
-                Ok(Err(Failure::Away(why))) => why,
-                Err(_) => format!("no answer within {GROUP_TIMEOUT_MS} ms"),
-            };
-            self.lost(why);
-            retry.pause().await;
-        }
-    }
-
-    /// After a commit: gives up in the journal what the store has, and answers who waited for it.
-    fn settle(&mut self, group: &Group, due: Due) {
-        if !group.is_empty() {
-            self.groups = group.number;
-        }
-        if let Some(checkpoint) = &group.checkpoint {
-            self.checkpoint_file.append(checkpoint);
-        }
-        for ended in &group.ended {
-            self.sessions.remove(&ended.session);
-        }
-        // Sessions of which old segments told nothing new are let go as well.
-        self.sessions.retain(|_, session| !session.over);
-        if let Some(journal) = &self.parts.journal {
-            for chunk in &group.chunks {
-                journal
-                    .0
-                    .strict_committed(&chunk.session, u64::try_from(chunk.last_event).unwrap_or(0));
-            }
-        }
-        self.release_journal();
-        for answer in due.answers {
-            let _ = answer.send(());
-        }
-        for (count, answer) in due.counts {
-            let _ = answer.send(count);
-        }
-        let flushes = std::mem::take(&mut self.flushes);
-        for (targets, answer) in flushes {
-            if targets.iter().all(|(progress, target)| progress.committed() >= *target) {
-                let _ = answer.send(());
-            } else {
-                self.flushes.push((targets, answer));
-            }
-        }
-    }
-
-    /// Publishes how far each live source is committed, and deletes its files that are not needed any more.
-    fn release_journal(&self) {
-        let Some(journal) = &self.parts.journal else { return };
-        let mut lowest: Vec<u64> = self.sources.iter().map(Source::read_position).collect();
-        for (source, at) in self.sessions.values().filter_map(Session::filling_place) {
-            if let Some(lowest) = lowest.get_mut(source) {
-                *lowest = at.min(*lowest);
-            }
-        }
-        for (source, lowest) in self.sources.iter().zip(lowest) {
-            let Some(progress) = source.progress() else { continue };
-            let before = progress.committed();
-            if lowest > before {
-                progress.set_committed(lowest);
-                journal.0.give_room(lowest - before);
-            }
-            if source.unreadable {
-                continue;
-            }
-            for segment in progress.take_committed() {
-                discard(&segment.path, source.was_damaged(&segment.path));
-            }
-        }
-    }
-
-    fn all_is_committed(&self) -> bool {
-        let live = self.sources.iter().filter_map(Source::progress);
-        live.into_iter()
-            .all(|progress| progress.committed() >= progress.written())
-    }
-
-    async fn finish(&mut self) -> Result<(), EvidenceError> {
-        self.commit_what_is_due(true).await?;
-        self.show();
-        if let Some(answer) = self.finish.take() {
-            let _ = answer.send(());
-        }
-        Ok(())
-    }
-
-    // ---- the store --------------------------------------------------------------------------------------------------
-
-    /// Makes this writer known, with a first checkpoint that names all earlier writers; or takes it up again.
-    async fn register(&mut self) -> Result<(), EvidenceError> {
-        let mut retry = Retry::new();
-        loop {
-            self.connected().await;
-            let Some(mut client) = self.client.take() else { continue };
-            let registered = self.try_register(&mut client).await;
-            self.client = Some(client);
-            match registered.map_err(failure) {
-                Ok(()) => return Ok(()),
-                Err(Failure::Contradicted(why)) => return Err(EvidenceError::Contradicted(why)),
-                Err(Failure::Away(why)) => self.lost(why),
-            }
-            retry.pause().await;
-        }
-    }
-
-    async fn try_register(&mut self, client: &mut Client) -> Result<(), tokio_postgres::Error> {
-        let row = self.parts.identity.row.clone();
-        let known = "select groups from writers where id = $1";
-        if let Some(known) = client.query_typed_opt(known, &[(&row.id, Type::UUID)]).await? {
-            self.groups = known.get(0);
-            self.log = Log::load(client, row.id).await?;
-            return Ok(());
-        }
-        let mut log = Log::new(row.id);
-        let others = log.others(client).await?;
-        let tx = client.transaction().await?;
-        let add =
-            "insert into writers (id, replica, public_key, certificate, started_at_us) values ($1, $2, $3, $4, $5)";
-        tx.execute_typed(
-            add,
-            &[
-                (&row.id, Type::UUID),
-                (&row.replica, Type::UUID),
-                (&row.public_key, Type::BYTEA),
-                (&row.certificate, Type::BYTEA),
-                (&row.started_at_us, Type::INT8),
-            ],
-        )
-        .await?;
-        let started = log.append(
-            "writer_started",
-            &json!({"replica": row.replica, "started_at_us": row.started_at_us}),
-        );
-        add_log(&tx, row.id, &[started]).await?;
-        let checkpoint = log.checkpoint(&self.parts.identity, &others);
-        add_checkpoint(&tx, &checkpoint).await?;
-        tx.commit().await?;
-        self.checkpoint_file.append(&checkpoint);
-        self.log = log;
-        self.groups = 0;
-        Ok(())
-    }
-
-    async fn give_up_lost_replicas(&mut self) -> Result<(), EvidenceError> {
-        for (replica, answer) in std::mem::take(&mut self.replay.give_up) {
-            let rows = self.query(OPEN_SESSIONS_OF_REPLICA, &replica, Type::UUID).await?;
-            let at = now();
-            self.due.given_up.extend(rows.iter().map(|row| (row.get(0), at)));
-            self.due.counts.push((rows.len() as u64, answer));
-        }
-        Ok(())
-    }
-
-    /// One read, however long the store is away.
-    pub(crate) async fn query(
-        &mut self,
-        sql: &str,
-        param: &(dyn tokio_postgres::types::ToSql + Sync),
-        kind: Type,
-    ) -> Result<Vec<tokio_postgres::Row>, EvidenceError> {
-        let mut retry = Retry::new();
-        loop {
-            let client = self.connected().await;
-            let params = [(param, kind.clone())];
-            let asked = client.query_typed(sql, &params);
-            let why = match timeout(Duration::from_millis(GROUP_TIMEOUT_MS), asked).await {
-                Ok(Ok(rows)) => return Ok(rows),
-                Ok(Err(error)) => match failure(error) {
-                    Failure::Contradicted(why) => return Err(EvidenceError::Contradicted(why)),
-                    Failure::Away(why) => why,
-                },
-                Err(_) => format!("no answer within {GROUP_TIMEOUT_MS} ms"),
-            };
-            self.lost(why);
-            retry.pause().await;
-        }
-    }
-
-    /// A connection to the store, awaited as long as it takes.
-    pub(crate) async fn connected(&mut self) -> &mut Client {
-        let mut retry = Retry::new();
-        while self.client.as_ref().is_none_or(Client::is_closed) {
-            match self.parts.store.dedicated().await {
-                Ok(client) => {
-                    self.client = Some(client);
-                    self.set_status(|status| {
-                        status.connected = true;
-                        status.error.clear();
-                    });
-                }
-                Err(error) => {
-                    self.lost(error.to_string());
-                    retry.pause().await;
-                }
-            }
-        }
-        #[allow(clippy::unreachable, reason = "the loop above ends only with a client")]
-        self.client.as_mut().unwrap_or_else(|| unreachable!())
-    }
-
-    fn lost(&mut self, why: String) {
-        tracing::warn!(why, "the store does not take evidence; the journal keeps it");
-        self.client = None;
-        self.set_status(|status| {
-            status.connected = false;
-            status.error = why;
-        });
-    }
-
-    fn set_status(&self, change: impl FnOnce(&mut Status)) {
-        change(&mut self.parts.status.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn show(&self) {
-        self.set_status(|status| {
-            status.replaying = self.replay.is_open();
-            status.log_seq = self.log.seq();
-            status.sessions = self.sessions.len();
-        });
     }
 }
 

@@ -10,6 +10,7 @@ mod checkpoint_file;
 mod chunk;
 pub mod engine;
 pub mod error;
+pub mod export;
 pub mod fault;
 mod group;
 pub mod identity;
@@ -18,7 +19,7 @@ pub mod journal;
 mod log;
 pub mod read;
 mod replay;
-pub mod rows;
+mod rows;
 pub mod segment;
 mod session;
 mod tail;
@@ -30,3 +31,16 @@ pub use engine::Status;
 pub use error::EvidenceError;
 pub use journal::{AuditMode, Journal, JournalConfig, JournalError};
 pub use writer::{AuditSetup, AuditWriter};
+
+/// SHA-256 of `bytes`.
+#[must_use]
+pub fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = chain::NO_HASH;
+    for (to, from) in hash
+        .iter_mut()
+        .zip(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
+    {
+        *to = *from;
+    }
+    hash
+}

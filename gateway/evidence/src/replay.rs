@@ -2,6 +2,7 @@
 //! no end get one, and the files go.
 
 use std::collections::{BTreeSet, HashSet};
+use std::fmt;
 
 use hoop_proto::evidence::event::Body;
 use hoop_proto::evidence::{Ended, Event, Outcome};
@@ -40,6 +41,28 @@ pub struct Replayed {
     pub ended: usize,
     /// Files could not be read (another master key?) and were left where they are.
     pub unreadable: bool,
+}
+
+impl fmt::Display for Replayed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            writer,
+            segments,
+            ended,
+            unreadable,
+        } = self;
+        if *unreadable {
+            write!(
+                f,
+                "writer {writer}: {segments} segments, not all of which can be read; they stay where they are"
+            )
+        } else {
+            write!(
+                f,
+                "writer {writer}: {segments} segments carried over, {ended} sessions given their end"
+            )
+        }
+    }
 }
 
 impl Replay {

@@ -1,7 +1,7 @@
 //! Evidence as rows, in one order, from one snapshot: what an export holds and what `verify` reads.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::pin::pin;
 
@@ -136,28 +136,6 @@ fn chunk_row(row: &SqlRow) -> Result<ChunkRow, EvidenceError> {
     })
 }
 
-/// Writes all evidence of the store as lines of JSON: sealed bytes as base64, nothing opened.
-///
-/// # Errors
-/// The store's, or `File` where `out` cannot be written.
-pub async fn export(store: &Store, out: &mut (dyn Write + Send)) -> Result<u64, EvidenceError> {
-    let mut lines = 0;
-    let failed = |source| EvidenceError::File {
-        operation: "write",
-        path: "the export".to_owned(),
-        source,
-    };
-    from_store(store, None, |row| {
-        let mut line = serde_json::to_vec(&row).map_err(|error| failed(error.into()))?;
-        line.push(b'\n');
-        lines += 1;
-        out.write_all(&line).map_err(failed)
-    })
-    .await?;
-    out.flush().map_err(failed)?;
-    Ok(lines)
-}
-
 /// Gives every row of an export to `take`.
 pub(crate) fn from_export(
     path: &Path,
@@ -174,29 +152,7 @@ pub(crate) fn from_export(
     Ok(())
 }
 
-/// The checkpoints of a checkpoint file. A torn last line is passed over.
-///
-/// # Errors
-/// `File` where it cannot be read, `Export` where a line is no checkpoint.
-pub fn checkpoints(path: &Path) -> Result<Vec<CheckpointRow>, EvidenceError> {
-    let lines = lines(path)?.collect::<Result<Vec<_>, _>>()?;
-    let mut rows = Vec::new();
-    for (index, line) in lines.iter().enumerate() {
-        match serde_json::from_str(line) {
-            Ok(row) => rows.push(row),
-            Err(_) if index + 1 == lines.len() => {}
-            Err(error) => {
-                return Err(EvidenceError::Export {
-                    line: index + 1,
-                    why: error.to_string(),
-                });
-            }
-        }
-    }
-    Ok(rows)
-}
-
-fn lines(path: &Path) -> Result<impl Iterator<Item = Result<String, EvidenceError>>, EvidenceError> {
+pub(crate) fn lines(path: &Path) -> Result<impl Iterator<Item = Result<String, EvidenceError>>, EvidenceError> {
     let shown = path.display().to_string();
     let failed = move |source| EvidenceError::File {
         operation: "read",

@@ -8,7 +8,7 @@ mod report;
 mod sessions;
 mod writers;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use hoop_store::Store;
@@ -23,36 +23,59 @@ use sessions::Sessions;
 use writers::Writers;
 
 /// Where evidence is read from.
-pub enum Source<'a> {
-    Database(&'a Store),
+#[allow(clippy::large_enum_variant, reason = "one is made for a whole check")]
+pub enum Source {
+    Database(Store),
     /// A file that `export` wrote.
-    Export(PathBuf),
+    File(PathBuf),
 }
 
 /// Checks everything, or the chunks of one session only (the writers' logs are always checked whole).
 ///
 /// # Errors
 /// Where the evidence cannot be read. What is wrong with it is in the report.
-pub async fn verify(source: Source<'_>, root: &[u8; 32], session: Option<Uuid>) -> Result<Report, EvidenceError> {
+pub async fn verify(source: Source, root: &[u8; 32], session: Option<Uuid>) -> Result<Report, EvidenceError> {
     verify_with(source, root, session, &[]).await
 }
 
-/// As `verify`, against checkpoints that were kept elsewhere too (`rows::checkpoints` reads a checkpoint file).
+/// As `verify`, against checkpoints that were kept elsewhere too (`checkpoints` reads a checkpoint file).
 ///
 /// # Errors
 /// As `verify`.
 pub async fn verify_with(
-    source: Source<'_>,
+    source: Source,
     root: &[u8; 32],
     session: Option<Uuid>,
     kept: &[CheckpointRow],
 ) -> Result<Report, EvidenceError> {
     let mut verifier = Verifier::new(root, session);
     match source {
-        Source::Database(store) => rows::from_store(store, session, |row| verifier.take(row)).await?,
-        Source::Export(path) => rows::from_export(&path, |row| verifier.take(row))?,
+        Source::Database(store) => rows::from_store(&store, session, |row| verifier.take(row)).await?,
+        Source::File(path) => rows::from_export(&path, |row| verifier.take(row))?,
     }
     Ok(verifier.finish(kept))
+}
+
+/// The checkpoints of a checkpoint file. A torn last line is passed over.
+///
+/// # Errors
+/// `File` where it cannot be read, `Export` where a line is no checkpoint.
+pub fn checkpoints(path: &Path) -> Result<Vec<CheckpointRow>, EvidenceError> {
+    let lines = rows::lines(path)?.collect::<Result<Vec<_>, _>>()?;
+    let mut rows = Vec::new();
+    for (index, line) in lines.iter().enumerate() {
+        match serde_json::from_str(line) {
+            Ok(row) => rows.push(row),
+            Err(_) if index + 1 == lines.len() => {}
+            Err(error) => {
+                return Err(EvidenceError::Export {
+                    line: index + 1,
+                    why: error.to_string(),
+                });
+            }
+        }
+    }
+    Ok(rows)
 }
 
 struct Verifier {

@@ -2,12 +2,14 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, ResponseFuture, WrapFuture};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use hoop_store::Store;
 use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, spawn_local};
 use uuid::Uuid;
 
 use crate::EvidenceError;
@@ -17,6 +19,11 @@ use crate::journal::Journal;
 
 /// Requests that may wait for the engine.
 const COMMANDS_MAX: usize = 256;
+/// First and longest pause before a failed engine starts over, in milliseconds.
+const RESTART_FROM_MS: u64 = 100;
+const RESTART_MAX_MS: u64 = 5_000;
+/// An engine that ran this long had started well, in milliseconds.
+const RESTART_CALM_MS: u64 = 60_000;
 /// Kinds of log records that only the writer itself makes begin with these.
 const OWN_KINDS: [&str; 3] = ["session_", "writer_", "journal_"];
 
@@ -113,13 +120,20 @@ impl AuditSetup {
 /// The actor. Start it on an arbiter of its own: it reads files.
 pub struct AuditWriter {
     setup: AuditSetup,
-    engine: Option<mpsc::Sender<Command>>,
+    commands: Option<mpsc::Sender<Command>>,
+    engine: Option<AbortOnDrop>,
+    restart_ms: u64,
 }
 
 impl AuditWriter {
     #[must_use]
     pub const fn new(setup: AuditSetup) -> Self {
-        Self { setup, engine: None }
+        Self {
+            setup,
+            commands: None,
+            engine: None,
+            restart_ms: RESTART_FROM_MS,
+        }
     }
 
     fn ask<T: Send + 'static>(
@@ -127,8 +141,8 @@ impl AuditWriter {
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> ResponseFuture<Result<T, EvidenceError>> {
         let (answer, answered) = oneshot::channel();
-        let sent = match &self.engine {
-            Some(engine) => engine.try_send(command(answer)).map_err(|error| match error {
+        let sent = match &self.commands {
+            Some(commands) => commands.try_send(command(answer)).map_err(|error| match error {
                 mpsc::error::TrySendError::Full(_) => EvidenceError::Busy { limit: COMMANDS_MAX },
                 mpsc::error::TrySendError::Closed(_) => EvidenceError::Stopped,
             }),
@@ -145,15 +159,42 @@ impl Actor for AuditWriter {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Context<Self>) {
+        self.start_engine(ctx);
+    }
+}
+
+impl AuditWriter {
+    /// The engine runs in a task of its own, so that even a panic in it only makes it start over, from what journal and
+    /// store hold.
+    fn start_engine(&mut self, ctx: &mut Context<Self>) {
         let (commands, heard) = mpsc::channel(COMMANDS_MAX);
-        self.engine = Some(commands);
-        let engine = Engine::new(self.setup.parts(), heard);
-        ctx.spawn(engine.run().into_actor(self).map(|ended, _, ctx| {
-            if let Err(error) = ended {
-                tracing::error!(%error, "the audit writer starts over");
+        self.commands = Some(commands);
+        let started = Instant::now();
+        let engine = spawn_local(Engine::new(self.setup.parts(), heard).run());
+        self.engine = Some(AbortOnDrop(engine.abort_handle()));
+        ctx.spawn(engine.into_actor(self).map(move |ended, writer, ctx| {
+            writer.commands = None;
+            match ended {
+                Ok(Ok(())) => return ctx.stop(),
+                Ok(Err(error)) => tracing::error!(%error, "the audit writer starts over"),
+                Err(error) => tracing::error!(%error, "the audit writer was lost and starts over"),
             }
-            ctx.stop();
+            if started.elapsed() > Duration::from_millis(RESTART_CALM_MS) {
+                writer.restart_ms = RESTART_FROM_MS;
+            }
+            let pause = Duration::from_millis(writer.restart_ms);
+            writer.restart_ms = (writer.restart_ms * 2).min(RESTART_MAX_MS);
+            ctx.run_later(pause, |writer, ctx| writer.start_engine(ctx));
         }));
+    }
+}
+
+/// The engine goes with its actor.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

@@ -13,7 +13,7 @@ use std::io::Write;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use hoop_evidence::chain::{CheckpointRow, LogRow, WriterRow};
-use hoop_evidence::rows;
+use hoop_evidence::export::export;
 use hoop_evidence::verify::{self, Report, SessionFinding, Source, WriterFinding};
 use hoop_evidence::{AuditMode, EvidenceError};
 use uuid::Uuid;
@@ -183,10 +183,10 @@ fn the_only_writer_taken_out_shows_in_the_checkpoint_file() {
         "delete from writers; delete from writer_log; delete from checkpoints; delete from chunks; delete from sessions",
     );
     assert!(past.home.verify().ok(), "the database alone cannot know");
-    let kept = rows::checkpoints(&past.home.checkpoints()).unwrap();
+    let kept = verify::checkpoints(&past.home.checkpoints()).unwrap();
     let report = past.home.look(async |store| {
         let root = store.installation().audit_root_public();
-        verify::verify_with(Source::Database(store), &root, None, &kept)
+        verify::verify_with(Source::Database(store.clone()), &root, None, &kept)
             .await
             .unwrap()
     });
@@ -206,11 +206,11 @@ fn the_only_writer_taken_out_shows_in_the_checkpoint_file() {
 #[test]
 fn an_untouched_past_agrees_with_its_checkpoint_file() {
     let past = past();
-    let kept = rows::checkpoints(&past.home.checkpoints()).unwrap();
+    let kept = verify::checkpoints(&past.home.checkpoints()).unwrap();
     assert!(kept.len() >= 4);
     let report = past.home.look(async |store| {
         let root = store.installation().audit_root_public();
-        verify::verify_with(Source::Database(store), &root, None, &kept)
+        verify::verify_with(Source::Database(store.clone()), &root, None, &kept)
             .await
             .unwrap()
     });
@@ -385,9 +385,11 @@ fn a_log_signed_anew_under_a_key_that_another_root_certifies_is_named() {
 #[test]
 fn another_root_key_believes_no_writer() {
     let past = past();
-    let report = past
-        .home
-        .look(async |store| verify::verify(Source::Database(store), &[9; 32], None).await.unwrap());
+    let report = past.home.look(async |store| {
+        verify::verify(Source::Database(store.clone()), &[9; 32], None)
+            .await
+            .unwrap()
+    });
     assert!(
         report
             .writers
@@ -402,7 +404,7 @@ fn one_session_can_be_asked_for() {
     let past = past();
     let report = past.home.look(async |store| {
         let root = store.installation().audit_root_public();
-        verify::verify(Source::Database(store), &root, Some(past.sessions[1]))
+        verify::verify(Source::Database(store.clone()), &root, Some(past.sessions[1]))
             .await
             .unwrap()
     });
@@ -411,7 +413,7 @@ fn one_session_can_be_asked_for() {
     assert!(report.to_string().contains("intact, "), "{report}");
     let report = past.home.look(async |store| {
         let root = store.installation().audit_root_public();
-        verify::verify(Source::Database(store), &root, Some(Uuid::nil()))
+        verify::verify(Source::Database(store.clone()), &root, Some(Uuid::nil()))
             .await
             .unwrap()
     });
@@ -424,13 +426,12 @@ fn an_export_file_verifies_as_the_database_does_and_without_a_secret() {
     let past = past();
     let file = past.home.dir.path().join("export.ndjson");
     let (root, from_database) = past.home.look(async |store| {
-        let mut out = std::fs::File::create(&file).unwrap();
-        let lines = rows::export(store, &mut out).await.unwrap();
-        assert!(lines > 20);
+        let exported = export(store, &file).await.unwrap();
+        assert_eq!((exported.writers, exported.sessions), (2, 4), "{exported}");
         (store.installation().audit_root_public(), home::verify(store).await)
     });
     let from_file = |path: &std::path::Path| {
-        let source = Source::Export(path.to_owned());
+        let source = Source::File(path.to_owned());
         actix::System::new().block_on(verify::verify(source, &root, None))
     };
     assert_eq!(from_file(&file).unwrap(), from_database);

@@ -119,7 +119,9 @@ impl Home {
 
 pub async fn verify(store: &Store) -> Report {
     let root = store.installation().audit_root_public();
-    verify::verify(Source::Database(store), &root, None).await.unwrap()
+    verify::verify(Source::Database(store.clone()), &root, None)
+        .await
+        .unwrap()
 }
 
 impl Life {
