@@ -319,7 +319,7 @@ fn effects(model: &Model) -> Vec<&str> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, max_shrink_iters: 100_000, ..ProptestConfig::with_cases(3000) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, max_shrink_iters: 100_000, ..ProptestConfig::with_cases(1000) })]
 
     #[test]
     fn a_refusal_looks_like_postgresqls_own(
