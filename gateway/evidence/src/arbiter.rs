@@ -33,6 +33,8 @@ const WRITE_FROM_BYTES: usize = 256 * 1024;
 const BUFFER_MAX_BYTES: usize = 8 << 20;
 /// On top of `BUFFER_MAX_BYTES`, for how sessions ended.
 const BUFFER_ENDS_BYTES: usize = 1 << 20;
+/// Largest event: its frame must stay well below `segment::FRAME_MAX_BYTES`.
+const EVENT_MAX_BYTES: usize = 16 << 20;
 /// After a failed write, how long before another segment is tried, in milliseconds.
 const REOPEN_AFTER_MS: u64 = 1_000;
 /// A buffer that has grown beyond this is given back when it is empty.
@@ -157,7 +159,7 @@ impl ArbiterJournal {
             segment::push_item(&mut state.payload, ITEM_BEGIN, &session, |out| {
                 out.extend_from_slice(&wrapped)
             });
-            state.push_event(&session, &numbering, Body::Started(started));
+            state.push_event(&session, &numbering, Body::Started(started))?;
             state.sessions.insert(session, Rc::clone(&numbering));
             if mode == AuditMode::Synced {
                 state.sync.sessions += 1;
@@ -184,7 +186,7 @@ impl ArbiterJournal {
             return Ok(false);
         };
         state.accepts(true)?;
-        state.push_event(session, &numbering, Body::Ended(ended));
+        state.push_event(session, &numbering, Body::Ended(ended))?;
         numbering.ended.set(true);
         state.sessions.remove(session);
         Ok(true)
@@ -233,7 +235,7 @@ impl Recorder for SessionRecorder {
         }
         let mut state = self.local.state.borrow_mut();
         state.accepts(false)?;
-        state.push_event(&self.session, &self.numbering, body);
+        state.push_event(&self.session, &self.numbering, body)?;
         if state.payload.len() >= WRITE_FROM_BYTES {
             match state.write() {
                 Ok(()) | Err(WriteError::Full) => {}
@@ -314,7 +316,8 @@ impl State {
         Ok(())
     }
 
-    fn push_event(&mut self, session: &Uuid, numbering: &Numbering, body: Body) {
+    fn push_event(&mut self, session: &Uuid, numbering: &Numbering, body: Body) -> Result<(), RecordError> {
+        let before = self.payload.len();
         let seq = numbering.next_seq.get();
         numbering.next_seq.set(seq + 1);
         let offset_us = u64::try_from(numbering.started.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -327,10 +330,16 @@ impl State {
             // A Vec grows as needed, so that this cannot fail.
             let _ = event.encode(out);
         });
+        if self.payload.len() - before > EVENT_MAX_BYTES {
+            self.payload.truncate(before);
+            numbering.next_seq.set(seq);
+            return Err(RecordError(format!("an event is larger than {EVENT_MAX_BYTES} bytes")));
+        }
         if !self.flusher_awake {
             self.flusher_awake = true;
             self.buffered.notify_one();
         }
+        Ok(())
     }
 
     /// Writes everything buffered as one frame with one `write`.

@@ -343,6 +343,26 @@ fn a_journal_that_cannot_be_written_fails_closed_and_recovers_with_a_new_segment
 }
 
 #[test]
+fn an_event_too_large_for_a_frame_is_refused_and_leaves_no_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    local(async {
+        let journal = Journal::open(config(dir.path()), master()).unwrap();
+        let mut recorder = journal.arbiter(0).begin(started().1, AuditMode::Journalled).unwrap();
+        assert!(recorder.append(output(1, vec![0; 17 << 20])).is_err());
+        recorder.append(attempt(1, "select 1")).unwrap();
+        done(recorder.commit().unwrap());
+    });
+    assert_eq!(
+        read(dir.path())
+            .0
+            .iter()
+            .map(|(_, event)| event.seq)
+            .collect::<Vec<_>>(),
+        [1, 2]
+    );
+}
+
+#[test]
 fn a_folder_belongs_to_one_process() {
     let dir = tempfile::tempdir().unwrap();
     let journal = Journal::open(config(dir.path()), master()).unwrap();

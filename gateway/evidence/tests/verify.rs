@@ -424,7 +424,7 @@ fn one_session_can_be_asked_for() {
 #[test]
 fn an_export_file_verifies_as_the_database_does_and_without_a_secret() {
     let past = past();
-    let file = past.home.dir.path().join("export.ndjson");
+    let file = past.home.dir.join("export.ndjson");
     let (root, from_database) = past.home.look(async |store| {
         let exported = export(store, &file).await.unwrap();
         assert_eq!((exported.writers, exported.sessions), (2, 4), "{exported}");

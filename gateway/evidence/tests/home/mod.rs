@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses a part")]
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, System};
@@ -20,7 +21,8 @@ use uuid::Uuid;
 
 pub struct Home {
     pub url: DatabaseUrl,
-    pub dir: tempfile::TempDir,
+    pub dir: PathBuf,
+    pub folder: Option<Arc<tempfile::TempDir>>,
     pub master: [u8; 32],
     pub budget_bytes: u64,
     pub segment_bytes: u64,
@@ -39,21 +41,31 @@ pub struct Life {
 impl Home {
     pub fn new() -> Self {
         let url = System::new().block_on(testing::fresh_database()).expect("PostgreSQL");
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let dir = folder.path().to_owned();
+        Self {
+            folder: Some(folder),
+            ..Self::at(url, dir, MasterKey::generate().unwrap())
+        }
+    }
+
+    pub fn at(url: DatabaseUrl, dir: PathBuf, master: [u8; 32]) -> Self {
         Self {
             url,
-            dir: tempfile::tempdir().unwrap(),
-            master: MasterKey::generate().unwrap(),
+            dir,
+            folder: None,
+            master,
             budget_bytes: 1 << 30,
             segment_bytes: 1 << 20,
         }
     }
 
     pub fn journal_dir(&self) -> PathBuf {
-        self.dir.path().join("journal")
+        self.dir.join("journal")
     }
 
     pub fn checkpoints(&self) -> PathBuf {
-        self.dir.path().join("checkpoints.ndjson")
+        self.dir.join("checkpoints.ndjson")
     }
 
     pub fn master(&self) -> MasterKey {
@@ -250,12 +262,13 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
 }
 
 impl Home {
-    /// The same installation on another machine; give it a folder of its own.
+    /// The same installation on another machine, with a folder of its own.
     pub fn twin(&self) -> Self {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        let dir = folder.path().to_owned();
         Self {
-            url: self.url.clone(),
-            dir: tempfile::tempdir().unwrap(),
-            ..*self
+            folder: Some(folder),
+            ..Self::at(self.url.clone(), dir, self.master)
         }
     }
 
