@@ -8,6 +8,13 @@
 //! ```
 //!
 //! A field is removed by reserving its number and its name; a landed field is never renumbered, retyped or renamed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)] // a test: to panic is to fail
 
 use std::collections::BTreeMap;
 use std::path::Path;

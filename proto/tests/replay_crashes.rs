@@ -1,5 +1,12 @@
 //! Replays what fuzzing has found (tests/fuzz/crashes/<target>/), and seeds made from recordings, through the fuzz targets'
 //! own entry points. An ordinary test: needs neither cargo-fuzz nor a nightly toolchain.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)] // a test: to panic is to fail
 
 #[path = "../../tests/fuzz/src/lib.rs"]
 mod entry;

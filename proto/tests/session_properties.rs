@@ -1,4 +1,11 @@
 //! Whatever the split into batches: the same bytes and the same events. Whatever the bytes: no panic.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)] // a test: to panic is to fail
 
 mod recording;
 

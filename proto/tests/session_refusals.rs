@@ -6,8 +6,16 @@
 //! them. Both clients must see the same, and both models must have run the same. Two differences are meant and not looked
 //! at: why a statement failed (a refusal wins over an error that the target would have found, such as a portal that is
 //! gone), and that a Query answered by the gateway alone leaves the target's unnamed statement.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)] // a test: to panic is to fail
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use hoop_proto::dialogue::Dialogue;
@@ -172,11 +180,11 @@ impl Model {
                 self.parse(&second).and_then(|()| {
                     if self.status == b'E' && second != "rollback" {
                         Err("25P02")
-                    } else if self.statements.contains_key(&first) {
-                        Err("42P05")
-                    } else {
-                        self.statements.insert(first, second);
+                    } else if let Entry::Vacant(entry) = self.statements.entry(first) {
+                        entry.insert(second);
                         Ok(message(b'1', b""))
+                    } else {
+                        Err("42P05")
                     }
                 })
             }
