@@ -3,8 +3,9 @@
 
     capture.py OUT.bin TARGET_PORT -- command with {port} in it
 
-The client's last connection is recorded (pgbench makes one only to look around). A record is: 'F' (from the client) or 'B' (from the target), the length as four bytes
-big-endian, the bytes as they were read. Records are in the order in which the relay passed them on.
+The client's last connection is recorded (pgbench makes one only to look around). A record is: 'F' (from the client) or
+'B' (from the target), the length as four bytes big-endian, the bytes as they were read. Records are in the order in
+which the relay passed them on.
 """
 import select, socket, struct, subprocess, sys
 
