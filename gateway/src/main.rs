@@ -1,1 +1,100 @@
-fn main() {}
+//! `hoop-gateway`: faces people, decides, records. See ARCHITECTURE.md for the map.
+
+mod api;
+mod cancel;
+mod commands;
+mod config;
+mod control;
+mod directory;
+mod lease;
+mod limits;
+mod links;
+mod listeners;
+mod opening;
+mod policy;
+mod ready;
+mod sessions;
+mod setup;
+mod stop;
+mod tls;
+mod tree;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Config;
+
+/// The secure access gateway.
+#[derive(Parser)]
+#[command(name = "hoop-gateway", version)]
+struct Arguments {
+    /// TOML file; `HOOP_*` environment variables override it.
+    #[arg(short, long, global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the gateway (the default).
+    Serve,
+    /// Check the evidence's chains against the audit root's public key. Needs no secret.
+    Verify(commands::Verify),
+    /// Write all evidence, sealed as it is stored, to a file that `verify --from` checks.
+    Export(commands::Export),
+    /// Print recorded events, opened with the master key, a JSON object a line.
+    Events(commands::Events),
+    /// Work with journals.
+    #[command(subcommand)]
+    Journal(commands::Journal),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match Config::load(arguments.config.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return commands::fail(&error.into()),
+    };
+    if let Err(error) = log_to_stderr(&config) {
+        return commands::fail(&error);
+    }
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        return commands::fail(&anyhow::anyhow!("another TLS provider is installed already"));
+    }
+    let system = actix_rt::System::new();
+    let outcome = system.block_on(async move {
+        match arguments.command {
+            None | Some(Command::Serve) => tree::run(config).await.map(|()| ExitCode::SUCCESS),
+            Some(Command::Verify(verify)) => verify.run(&config).await,
+            Some(Command::Export(export)) => export.run(&config).await,
+            Some(Command::Events(events)) => events.run(&config).await,
+            Some(Command::Journal(journal)) => journal.run(&config).await,
+        }
+    });
+    match outcome {
+        Ok(code) => code,
+        Err(error) => commands::fail(&error),
+    }
+}
+
+fn log_to_stderr(config: &Config) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.log).map_err(|error| {
+        anyhow::anyhow!(
+            "log = {:?}: {error}; for example info or hoop_gateway=debug,info",
+            config.log
+        )
+    })?;
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if config.log_json {
+        subscriber.json().init()
+    } else {
+        subscriber.init()
+    }
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! Port 8009: the REST API's server.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use actix_web::dev::ServerHandle;
+use actix_web::web::Data;
+use actix_web::{App, HttpServer};
+use anyhow::{Context, Result};
+use hoop_api::AppState;
+use hoop_api::control::Control;
+use hoop_store::Store;
+use hoop_store::ca::Leaf;
+
+use crate::config::Config;
+use crate::tls;
+
+/// Threads that answer requests.
+const WORKERS: usize = 2;
+/// Connections at once, for each worker.
+const CONNECTIONS_MAX: usize = 4096;
+/// Longest wait for a request's head, in seconds.
+const HEAD_TIMEOUT_S: u64 = 10;
+/// Longest wait for open requests at a stop, in seconds.
+const STOP_TIMEOUT_S: u64 = 5;
+
+/// The running server.
+pub struct Served {
+    pub handle: ServerHandle,
+    pub port: u16,
+}
+
+/// Serves the API on a bound socket.
+///
+/// # Errors
+/// Where the socket or the certificate cannot be used.
+pub fn serve(
+    config: &Config,
+    socket: TcpListener,
+    leaf: &Leaf,
+    public_url: &str,
+    store: Store,
+    control: Arc<dyn Control>,
+) -> Result<Served> {
+    let port = socket.local_addr()?.port();
+    let state = Data::new(AppState::new(store, control, public_url));
+    let server = HttpServer::new(move || App::new().configure(hoop_api::configure(state.clone())))
+        .workers(WORKERS)
+        .max_connections(CONNECTIONS_MAX)
+        .client_request_timeout(std::time::Duration::from_secs(HEAD_TIMEOUT_S))
+        .shutdown_timeout(STOP_TIMEOUT_S)
+        .disable_signals();
+    let server = if config.api_tls {
+        let tls = tls::server("the API", leaf, &[b"h2", b"http/1.1"])?;
+        server.listen_rustls_0_23(socket, (*tls).clone())
+    } else {
+        server.listen(socket)
+    }
+    .context("cannot serve the API")?
+    .run();
+    let handle = server.handle();
+    actix_rt::spawn(server);
+    Ok(Served { handle, port })
+}

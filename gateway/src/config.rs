@@ -1,0 +1,348 @@
+//! Configuration: compiled-in defaults, then a TOML file, then `HOOP_*` environment. Checked whole before any port is
+//! opened; every error names the key, the value and what would be right.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// Most arbiters: an agent keeps at most this many connections to a replica.
+pub const ARBITERS_MAX: usize = 8;
+/// Smallest journal budget that still holds a few segments, in bytes.
+const JOURNAL_BUDGET_MIN_BYTES: u64 = 64 << 20;
+
+/// The file's and the environment's keys. A key `listen_api` is `HOOP_LISTEN_API` in the environment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    store: Option<String>,
+    database_url: Option<String>,
+    database_pool: usize,
+    data_dir: Option<PathBuf>,
+    listen_api: String,
+    listen_link: String,
+    listen_postgres: String,
+    api_tls: String,
+    public_url: Option<String>,
+    public_host: Option<String>,
+    peer_address: Option<String>,
+    master_key_file: Option<PathBuf>,
+    arbiters: usize,
+    journal_budget_bytes: u64,
+    journal_segment_bytes: u64,
+    link_budget_bytes: u64,
+    max_sessions: usize,
+    handshakes_per_address: usize,
+    policy_stale_max_s: u64,
+    shutdown_deadline_s: u64,
+    admin_user: String,
+    admin_password_file: Option<PathBuf>,
+    log: String,
+    log_format: String,
+}
+
+/// The keys that the environment may set, with `HOOP_` in front and in capitals. Other `HOOP_*` names belong to the
+/// agent, the client or the tests.
+const KEYS: &[&str] = &[
+    "store",
+    "database_url",
+    "database_pool",
+    "data_dir",
+    "listen_api",
+    "listen_link",
+    "listen_postgres",
+    "api_tls",
+    "public_url",
+    "public_host",
+    "peer_address",
+    "master_key_file",
+    "arbiters",
+    "journal_budget_bytes",
+    "journal_segment_bytes",
+    "link_budget_bytes",
+    "max_sessions",
+    "handshakes_per_address",
+    "policy_stale_max_s",
+    "shutdown_deadline_s",
+    "admin_user",
+    "admin_password_file",
+    "log",
+    "log_format",
+];
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            store: None,
+            database_url: None,
+            database_pool: 8,
+            data_dir: None,
+            listen_api: "[::]:8009".into(),
+            listen_link: "[::]:8010".into(),
+            listen_postgres: "[::]:15432".into(),
+            api_tls: "on".into(),
+            public_url: None,
+            public_host: None,
+            peer_address: None,
+            master_key_file: None,
+            arbiters: 0,
+            journal_budget_bytes: 4 << 30,
+            journal_segment_bytes: 64 << 20,
+            link_budget_bytes: 1 << 30,
+            max_sessions: 10_000,
+            handshakes_per_address: 512,
+            policy_stale_max_s: 60,
+            shutdown_deadline_s: 25,
+            admin_user: "admin".into(),
+            admin_password_file: None,
+            log: "info".into(),
+            log_format: "text".into(),
+        }
+    }
+}
+
+/// Where the gateway's own database is.
+#[derive(Debug, Clone)]
+pub enum StoreChoice {
+    /// A private PostgreSQL in the data folder, run as a child.
+    Embedded,
+    /// `DATABASE_URL`. Holds a password: never printed.
+    Url(SecretUrl),
+}
+
+/// A URL with a password in it.
+#[derive(Clone)]
+pub struct SecretUrl(pub String);
+
+impl std::fmt::Debug for SecretUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretUrl(…)")
+    }
+}
+
+/// The checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub store: StoreChoice,
+    /// Connections to the store, for everything but the audit writer.
+    pub database_pool: usize,
+    pub data_dir: PathBuf,
+    pub listen_api: SocketAddr,
+    pub listen_link: SocketAddr,
+    pub listen_postgres: SocketAddr,
+    pub api_tls: bool,
+    /// Without a slash at the end; derived from `public_host` and the API's port where it is not given.
+    pub public_url: Option<String>,
+    pub public_host: String,
+    /// `host:port` at which other replicas reach this one's 8010; empty: none do.
+    pub peer_address: Option<String>,
+    pub master_key_file: PathBuf,
+    pub arbiters: usize,
+    pub journal_budget_bytes: u64,
+    pub journal_segment_bytes: u64,
+    pub link_budget_bytes: u64,
+    pub max_sessions: usize,
+    pub handshakes_per_address: usize,
+    pub policy_stale_max_s: u64,
+    pub shutdown_deadline_s: u64,
+    pub admin_user: String,
+    pub admin_password_file: Option<PathBuf>,
+    pub log: String,
+    pub log_json: bool,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration: {0}")]
+    Read(Box<figment::Error>),
+    #[error("{key} = {value:?}: {wanted}")]
+    Invalid {
+        key: &'static str,
+        value: String,
+        wanted: &'static str,
+    },
+    #[error(
+        "no store: set HOOP_STORE=embedded (a private PostgreSQL in the data folder, for trying Hoop out) or \
+         DATABASE_URL=postgres://user:password@host/database (PostgreSQL 14 or newer)"
+    )]
+    NoStore,
+}
+
+impl Config {
+    /// Reads and checks everything.
+    ///
+    /// # Errors
+    /// `ConfigError` naming the key, the value and what would be right.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let mut figment = Figment::from(Serialized::defaults(Raw::default()));
+        if let Some(file) = file {
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        let figment = figment
+            .merge(Env::raw().only(&["DATABASE_URL"]))
+            .merge(Env::prefixed("HOOP_").only(KEYS));
+        let raw: Raw = figment.extract().map_err(|error| ConfigError::Read(Box::new(error)))?;
+        Self::check(raw)
+    }
+
+    fn check(raw: Raw) -> Result<Self, ConfigError> {
+        let data_dir = raw.data_dir.unwrap_or_else(|| PathBuf::from("/var/lib/hoop"));
+        let store = match (raw.store.as_deref(), raw.database_url) {
+            (Some("embedded"), None) => StoreChoice::Embedded,
+            (None | Some("url"), Some(url)) => StoreChoice::Url(SecretUrl(url)),
+            (Some("embedded"), Some(_)) => {
+                return Err(ConfigError::Invalid {
+                    key: "store",
+                    value: "embedded".into(),
+                    wanted: "either store = \"embedded\" or DATABASE_URL, not both",
+                });
+            }
+            (Some(other), _) if other != "url" => {
+                return Err(ConfigError::Invalid {
+                    key: "store",
+                    value: other.into(),
+                    wanted: "\"embedded\" or nothing",
+                });
+            }
+            _ => return Err(ConfigError::NoStore),
+        };
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        let arbiters = if raw.arbiters == 0 {
+            cores.min(ARBITERS_MAX)
+        } else {
+            raw.arbiters
+        };
+        if arbiters > ARBITERS_MAX {
+            return Err(ConfigError::Invalid {
+                key: "arbiters",
+                value: arbiters.to_string(),
+                wanted: "at most 8, 0 for one a core",
+            });
+        }
+        if raw.journal_budget_bytes < JOURNAL_BUDGET_MIN_BYTES {
+            return Err(ConfigError::Invalid {
+                key: "journal_budget_bytes",
+                value: raw.journal_budget_bytes.to_string(),
+                wanted: "67108864 (64 MiB) or more",
+            });
+        }
+        if let Some(url) = &raw.public_url
+            && (!(url.starts_with("https://") || url.starts_with("http://")) || url.ends_with('/'))
+        {
+            return Err(ConfigError::Invalid {
+                key: "public_url",
+                value: url.clone(),
+                wanted: "https://host[:port] without a slash at the end",
+            });
+        }
+        let api_tls = match raw.api_tls.as_str() {
+            "on" => true,
+            "off" => false,
+            other => {
+                return Err(ConfigError::Invalid {
+                    key: "api_tls",
+                    value: other.into(),
+                    wanted: "\"on\" or \"off\"",
+                });
+            }
+        };
+        let log_json = match raw.log_format.as_str() {
+            "json" => true,
+            "text" => false,
+            other => {
+                return Err(ConfigError::Invalid {
+                    key: "log_format",
+                    value: other.into(),
+                    wanted: "\"text\" or \"json\"",
+                });
+            }
+        };
+        Ok(Self {
+            store,
+            database_pool: bounded("database_pool", raw.database_pool, 2, 200)?,
+            listen_api: address("listen_api", &raw.listen_api)?,
+            listen_link: address("listen_link", &raw.listen_link)?,
+            listen_postgres: address("listen_postgres", &raw.listen_postgres)?,
+            api_tls,
+            public_url: raw.public_url,
+            public_host: raw.public_host.unwrap_or_else(|| "localhost".into()),
+            peer_address: raw.peer_address,
+            master_key_file: raw.master_key_file.unwrap_or_else(|| data_dir.join("master.key")),
+            data_dir,
+            arbiters,
+            journal_budget_bytes: raw.journal_budget_bytes,
+            journal_segment_bytes: raw.journal_segment_bytes.clamp(1 << 20, 1 << 30),
+            link_budget_bytes: raw.link_budget_bytes.max(16 << 20),
+            max_sessions: bounded("max_sessions", raw.max_sessions, 1, 500_000)?,
+            handshakes_per_address: bounded("handshakes_per_address", raw.handshakes_per_address, 1, 100_000)?,
+            policy_stale_max_s: raw.policy_stale_max_s,
+            shutdown_deadline_s: raw.shutdown_deadline_s,
+            admin_user: raw.admin_user,
+            admin_password_file: raw.admin_password_file,
+            log: raw.log,
+            log_json,
+        })
+    }
+}
+
+fn address(key: &'static str, value: &str) -> Result<SocketAddr, ConfigError> {
+    value.parse().map_err(|_| ConfigError::Invalid {
+        key,
+        value: value.into(),
+        wanted: "an address and port, such as [::]:8009 or 127.0.0.1:8009",
+    })
+}
+
+fn bounded(key: &'static str, value: usize, least: usize, most: usize) -> Result<usize, ConfigError> {
+    if (least..=most).contains(&value) {
+        return Ok(value);
+    }
+    Err(ConfigError::Invalid {
+        key,
+        value: format!("{value} (between {least} and {most})"),
+        wanted: "a number in that range",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_store_the_error_names_both_ways() {
+        let error = Config::check(Raw::default()).unwrap_err().to_string();
+        assert!(
+            error.contains("HOOP_STORE=embedded") && error.contains("DATABASE_URL"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_wrong_address_names_key_value_and_remedy() {
+        let raw = Raw {
+            store: Some("embedded".into()),
+            listen_api: "8009".into(),
+            ..Raw::default()
+        };
+        let error = Config::check(raw).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "listen_api = \"8009\": an address and port, such as [::]:8009 or 127.0.0.1:8009"
+        );
+    }
+
+    #[test]
+    fn a_database_url_is_never_printed() {
+        let url = "postgres://u:hunter2@h/d".to_owned();
+        let config = Config::check(Raw {
+            database_url: Some(url),
+            ..Raw::default()
+        })
+        .unwrap();
+        assert!(!format!("{config:?}").contains("hunter2"));
+    }
+}

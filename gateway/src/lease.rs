@@ -1,0 +1,125 @@
+//! `Lease`: keeps this replica's place in the store, tells the links who else is live, and gives up for dead whoever
+//! lost theirs.
+
+use std::time::Duration;
+
+use actix::{Actor, Addr, AsyncContext, Context};
+use hoop_evidence::writer::{AuditWriter, GiveUp};
+use hoop_store::Store;
+use hoop_store::replicas::{RENEW_INTERVAL, Renewal, Replica};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+use uuid::Uuid;
+
+use crate::links::registry::{Links, Replicas};
+use crate::stop::{LEASE_LOST, Stop};
+
+/// Longest renewal: a hung store must not pile renewals up.
+const RENEW_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The actor, on the main arbiter.
+pub struct Lease {
+    store: Store,
+    replica: Replica,
+    links: Addr<Links>,
+    writer: Addr<AuditWriter>,
+    live: watch::Sender<Vec<Uuid>>,
+    stop: Stop,
+    renewing: bool,
+}
+
+struct Renewed {
+    renewal: Renewal,
+    live: Vec<Uuid>,
+    lost: Vec<Uuid>,
+}
+
+impl Lease {
+    #[must_use]
+    pub const fn new(
+        store: Store,
+        replica: Replica,
+        links: Addr<Links>,
+        writer: Addr<AuditWriter>,
+        live: watch::Sender<Vec<Uuid>>,
+        stop: Stop,
+    ) -> Self {
+        Self {
+            store,
+            replica,
+            links,
+            writer,
+            live,
+            stop,
+            renewing: false,
+        }
+    }
+
+    fn renew(&mut self, ctx: &mut Context<Self>) {
+        if std::mem::replace(&mut self.renewing, true) {
+            return;
+        }
+        let (store, replica) = (self.store.clone(), self.replica);
+        let renewing = async move { tokio::time::timeout(RENEW_TIMEOUT, renew(&store, &replica)).await };
+        let renewing = actix::fut::wrap_future::<_, Self>(renewing);
+        ctx.spawn(actix::ActorFutureExt::map(
+            renewing,
+            |renewed, lease: &mut Self, ctx| {
+                lease.renewing = false;
+                match renewed {
+                    Ok(Ok(renewed)) => lease.apply(renewed, ctx),
+                    Ok(Err(error)) => warn!(%error, "cannot renew this replica's lease"),
+                    Err(_) => warn!("renewing this replica's lease took over 5 s"),
+                }
+            },
+        ));
+    }
+
+    fn apply(&self, renewed: Renewed, ctx: &mut Context<Self>) {
+        if renewed.renewal == Renewal::Lost {
+            error!("this replica was given up for dead by another; it stops, so that it can start anew");
+            self.stop.now(LEASE_LOST);
+            return;
+        }
+        for lost in renewed.lost {
+            warn!(replica = %lost, "a replica is lost; its journal's replay will tell how its sessions ended");
+            let writer = self.writer.clone();
+            ctx.spawn(actix::fut::wrap_future(async move {
+                match writer.send(GiveUp { replica: lost }).await {
+                    Ok(Ok(sessions)) => info!(replica = %lost, sessions, "its sessions have a provisional end"),
+                    Ok(Err(error)) => warn!(replica = %lost, %error, "its sessions have no provisional end"),
+                    Err(error) => warn!(replica = %lost, %error, "its sessions have no provisional end"),
+                }
+            }));
+        }
+        if *self.live.borrow() != renewed.live {
+            info!(replicas = renewed.live.len(), "the set of live replicas changed");
+            self.live.send_replace(renewed.live.clone());
+            let links = self.links.clone();
+            ctx.spawn(actix::fut::wrap_future(async move {
+                let _ = links.send(Replicas(renewed.live)).await;
+            }));
+        }
+    }
+}
+
+async fn renew(store: &Store, replica: &Replica) -> Result<Renewed, hoop_store::StoreError> {
+    let renewal = store.renew_replica(replica).await?;
+    let mut lost = Vec::new();
+    for expired in store.expired_replicas(replica).await? {
+        if store.mark_replica_lost(expired.id).await? {
+            lost.push(expired.id);
+        }
+    }
+    let live = store.live_replicas().await?.into_iter().map(|row| row.id).collect();
+    Ok(Renewed { renewal, live, lost })
+}
+
+impl Actor for Lease {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        self.renew(ctx);
+        ctx.run_interval(RENEW_INTERVAL, |lease, ctx| lease.renew(ctx));
+    }
+}

@@ -1,0 +1,139 @@
+//! Port 8010: accepts, hands each socket to an arbiter, shakes hands there under a deadline, and feeds that arbiter's
+//! gRPC server.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hoop_proto::link::link_server::LinkServer;
+use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::Server;
+use tonic::transport::server::Connected;
+use tracing::{debug, error};
+
+use super::service::{LinkConnection, LinkService};
+
+/// HTTP/2 windows never bind: flow control is the frames' credits (DESIGN §6).
+pub const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
+/// Above the largest credit of a channel.
+pub const STREAM_WINDOW_BYTES: u32 = (1 << 31) - 1;
+/// Largest HTTP/2 frame.
+pub const FRAME_MAX_BYTES: u32 = 256 << 10;
+/// Largest link message.
+pub const MESSAGE_MAX_BYTES: usize = 1 << 20;
+/// With `PING_TIMEOUT`, a dead peer is found within 20 s.
+pub const PING_INTERVAL: Duration = Duration::from_secs(10);
+pub const PING_TIMEOUT: Duration = Duration::from_secs(8);
+/// Streams on one connection: sessions and registers.
+const STREAMS_MAX: u32 = 65_536;
+/// Longest TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections that have shaken hands and wait for the gRPC server.
+const READY_CONNECTIONS: usize = 64;
+
+/// A connection of port 8010 after its handshake.
+pub struct LinkIo {
+    stream: TlsStream<TcpStream>,
+    connection: LinkConnection,
+}
+
+impl Connected for LinkIo {
+    type ConnectInfo = LinkConnection;
+
+    fn connect_info(&self) -> LinkConnection {
+        self.connection.clone()
+    }
+}
+
+impl AsyncRead for LinkIo {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for LinkIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// One arbiter's end of port 8010. Made on that arbiter; lives as long as its sender.
+#[derive(Clone)]
+pub struct LinkPort {
+    ready: mpsc::Sender<Result<LinkIo, io::Error>>,
+    tls: Arc<ServerConfig>,
+}
+
+impl LinkPort {
+    /// Starts this arbiter's gRPC server. Must run on the arbiter.
+    #[must_use]
+    pub fn start(service: LinkService, tls: Arc<ServerConfig>) -> Self {
+        let (ready, connections) = mpsc::channel(READY_CONNECTIONS);
+        let arbiter = service.arbiter;
+        let server = Server::builder()
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .max_frame_size(FRAME_MAX_BYTES)
+            .http2_adaptive_window(Some(false))
+            .http2_keepalive_interval(Some(PING_INTERVAL))
+            .http2_keepalive_timeout(Some(PING_TIMEOUT))
+            .max_concurrent_streams(STREAMS_MAX)
+            .add_service(LinkServer::new(service).max_decoding_message_size(MESSAGE_MAX_BYTES));
+        actix_rt::spawn(async move {
+            if let Err(error) = server.serve_with_incoming(ReceiverStream::new(connections)).await {
+                error!(%error, arbiter, "the agent link's server ended");
+            }
+        });
+        Self { ready, tls }
+    }
+
+    /// Shakes hands and hands the connection to the server. Runs on the arbiter.
+    pub async fn serve(&self, socket: TcpStream, client: SocketAddr) {
+        let handshake = TlsAcceptor::from(self.tls.clone()).accept(socket);
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+            Ok(Ok(stream)) => {
+                // rustls has verified it against the installation's CA, or there is none
+                let replica = stream
+                    .get_ref()
+                    .1
+                    .peer_certificates()
+                    .is_some_and(|chain| !chain.is_empty());
+                let connection = LinkConnection { client, replica };
+                if self.ready.send(Ok(LinkIo { stream, connection })).await.is_err() {
+                    debug!("the agent link's server has stopped");
+                }
+            }
+            Ok(Err(error)) => debug!(%client, %error, "no TLS on the agent link"),
+            Err(_) => debug!(%client, "a TLS handshake on the agent link took over 10 s"),
+        }
+    }
+}

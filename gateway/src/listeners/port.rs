@@ -1,0 +1,114 @@
+//! A listening socket: bound dual-stack, accepted on the main arbiter, each connection handed to an arbiter in turn.
+//! Binding is apart from accepting: a bind error is retried with backoff by the listener's keeper, an accept error is
+//! logged, counted, and the loop goes on.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use actix::{Actor, ActorContext, AsyncContext, Context};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tracing::{error, warn};
+
+/// Connections that the kernel holds ready for us.
+const BACKLOG: i32 = 4096;
+/// Pause after an accept error that is ours (no file descriptors left), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Keepalive of every socket: a peer that is gone is noticed.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+/// Binds `address`. An IPv6 wildcard takes IPv4 too.
+///
+/// # Errors
+/// The system's, e.g. address in use.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Sets a fresh connection's options: no delay, keepalive.
+pub fn tune(socket: &TcpStream) {
+    let socket = SockRef::from(socket);
+    // a socket that is gone already tells so at its first read
+    drop(socket.set_tcp_nodelay(true));
+    drop(socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE)));
+}
+
+/// What a listener does with a connection: hand it to an arbiter.
+pub type Deliver = Box<dyn FnMut(TcpStream, SocketAddr)>;
+
+/// The listener's actor: one protocol, one port.
+pub struct Listener {
+    name: &'static str,
+    socket: Option<TcpListener>,
+    deliver: Option<Deliver>,
+}
+
+impl Listener {
+    #[must_use]
+    pub fn new(name: &'static str, socket: TcpListener, deliver: Deliver) -> Self {
+        Self {
+            name,
+            socket: Some(socket),
+            deliver: Some(deliver),
+        }
+    }
+}
+
+impl Actor for Listener {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        let Some((socket, mut deliver)) = self.socket.take().zip(self.deliver.take()) else {
+            ctx.stop();
+            return;
+        };
+        let name = self.name;
+        let listener = match tokio::net::TcpListener::from_std(socket) {
+            Ok(listener) => listener,
+            Err(error) => {
+                error!(%error, listener = name, "cannot listen");
+                ctx.stop();
+                return;
+            }
+        };
+        ctx.spawn(actix::fut::wrap_future(async move {
+            loop {
+                match listener
+                    .accept()
+                    .await
+                    .and_then(|(socket, client)| Ok((socket.into_std()?, client)))
+                {
+                    Ok((socket, client)) => {
+                        tune(&socket);
+                        deliver(socket, client);
+                    }
+                    Err(error) => {
+                        warn!(%error, listener = name, "cannot accept a connection");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                }
+            }
+        }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_ipv6_wildcard_serves_ipv4_too() {
+        let listener = bind("[::]:0".parse().unwrap()).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        TcpStream::connect(("127.0.0.1", port)).unwrap();
+        TcpStream::connect(("::1", port)).unwrap();
+    }
+}

@@ -1,0 +1,129 @@
+//! `Grant`: proof that a person may open a session on a connection. Only `authorise` can make one, and nothing reaches
+//! a target without it.
+
+use hoop_proto::end::{End, Refusal};
+use hoop_store::connections::Connection;
+use hoop_store::credentials::{CredentialRecord, CredentialState};
+use hoop_store::users::User;
+
+/// What a native client asks for, after it has proved a credential.
+pub struct Request<'a> {
+    pub credential: &'a str,
+    pub database: Option<&'a str>,
+    pub replication: bool,
+}
+
+/// The right to open one session. Its fields are private so that nothing else can make one.
+#[derive(Debug)]
+pub struct Grant {
+    user: User,
+    connection: Connection,
+    database: String,
+    credential: String,
+}
+
+impl Grant {
+    #[must_use]
+    pub const fn user(&self) -> &User {
+        &self.user
+    }
+
+    #[must_use]
+    pub const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The database at the target.
+    #[must_use]
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// The id of the credential that was proved: no secret.
+    #[must_use]
+    pub fn credential(&self) -> &str {
+        &self.credential
+    }
+}
+
+/// Decides. `credentials_url` is where a person makes a new credential.
+///
+/// # Errors
+/// The `Refusal` to tell the person.
+pub fn authorise(record: CredentialRecord, request: &Request<'_>, credentials_url: &str) -> Result<Grant, Refusal> {
+    let remedy = || format!("Make a new credential at {credentials_url} and connect with its user and password.");
+    match record.state {
+        CredentialState::Active => {}
+        CredentialState::Expired => {
+            return Err(Refusal::new(
+                End::CredentialExpired,
+                format!("the credential \"{}\" has expired", request.credential),
+                remedy(),
+            ));
+        }
+        CredentialState::Revoked => {
+            return Err(Refusal::new(
+                End::CredentialRevoked,
+                format!("the credential \"{}\" was revoked", request.credential),
+                remedy(),
+            ));
+        }
+    }
+    let connection = record.connection;
+    if !record.user.active {
+        return Err(Refusal::new(
+            End::AccessDenied,
+            format!("your account may not use the connection \"{}\"", connection.name),
+            "Ask an administrator of Hoop to make your account active again.",
+        ));
+    }
+    if connection.protocol != "postgres" {
+        return Err(Refusal::new(
+            End::AccessDenied,
+            format!("the connection \"{}\" is not a PostgreSQL connection", connection.name),
+            "Use the client of its protocol.",
+        ));
+    }
+    if request.replication {
+        return Err(Refusal::new(
+            End::ReplicationRefused,
+            "replication connections are not served by Hoop",
+            "Use pg_dump or COPY to move data; a replica must connect to the database itself.",
+        ));
+    }
+    let database = match request.database {
+        None => connection.default_database.clone(),
+        Some(name) if name == request.credential || name == connection.default_database => {
+            connection.default_database.clone()
+        }
+        Some(name)
+            if connection
+                .databases
+                .iter()
+                .any(|allowed| allowed == "*" || allowed == name) =>
+        {
+            name.to_owned()
+        }
+        Some(name) => {
+            let mut others = connection.databases.clone();
+            others.insert(0, connection.default_database.clone());
+            return Err(Refusal::new(
+                End::DatabaseNotAllowed,
+                format!(
+                    "the connection \"{}\" does not allow the database \"{name}\"",
+                    connection.name
+                ),
+                format!(
+                    "It allows: {}. Leave the database out to get the first.",
+                    others.join(", ")
+                ),
+            ));
+        }
+    };
+    Ok(Grant {
+        user: record.user,
+        connection,
+        database,
+        credential: request.credential.to_owned(),
+    })
+}

@@ -1,0 +1,165 @@
+//! `Sessions`: which sessions this replica runs, so that a kill, a revoked credential or a removed agent reaches them.
+//! It holds addresses and names, never bytes.
+
+use std::collections::HashMap;
+
+use actix::{Actor, Context, Handler, Message, MessageResult, Recipient};
+use hoop_actors::session::Kill;
+use hoop_proto::end::{End, Refusal};
+use tracing::{info, warn};
+use uuid::Uuid;
+
+/// A session and what is known of it.
+pub struct Entry {
+    pub kill: Recipient<Kill>,
+    pub known: Known,
+}
+
+/// By what a session can be meant.
+pub struct Known {
+    pub user: String,
+    pub credential: String,
+    pub connection: String,
+    pub connection_id: Uuid,
+}
+
+/// The registry's actor, on the main arbiter.
+pub struct Sessions {
+    entries: HashMap<Uuid, Entry>,
+    max_sessions: usize,
+}
+
+impl Sessions {
+    #[must_use]
+    pub fn new(max_sessions: usize) -> Self {
+        Self {
+            entries: HashMap::new(),
+            max_sessions,
+        }
+    }
+}
+
+impl Actor for Sessions {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(4096);
+    }
+}
+
+/// A session is about to start. `max_on_connection` 0: no limit.
+#[derive(Message)]
+#[rtype(result = "Result<(), Refusal>")]
+pub struct Open {
+    pub id: Uuid,
+    pub entry: Entry,
+    pub max_on_connection: usize,
+}
+
+impl Handler<Open> for Sessions {
+    type Result = Result<(), Refusal>;
+
+    fn handle(&mut self, message: Open, _: &mut Self::Context) -> Self::Result {
+        if self.entries.len() >= self.max_sessions {
+            return Err(Refusal::new(
+                End::TooManySessions,
+                format!("this gateway serves its {} sessions already", self.max_sessions),
+                "Try again in a moment, or ask the operator to raise max_sessions or add a replica.",
+            ));
+        }
+        let same = self
+            .entries
+            .values()
+            .filter(|entry| entry.known.connection_id == message.entry.known.connection_id)
+            .count();
+        if message.max_on_connection > 0 && same >= message.max_on_connection {
+            return Err(Refusal::new(
+                End::TooManySessions,
+                format!(
+                    "the connection \"{}\" has its {same} sessions already",
+                    message.entry.known.connection
+                ),
+                "Close one of your sessions, or try again in a moment.",
+            ));
+        }
+        self.entries.insert(message.id, message.entry);
+        Ok(())
+    }
+}
+
+/// A session is over.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Closed(pub Uuid);
+
+impl Handler<Closed> for Sessions {
+    type Result = ();
+
+    fn handle(&mut self, message: Closed, _: &mut Self::Context) {
+        self.entries.remove(&message.0);
+    }
+}
+
+/// Which sessions to end.
+#[derive(Debug, Clone)]
+pub enum Which {
+    One(Uuid),
+    Credential(String),
+    Connection(String),
+    All,
+}
+
+/// Ends sessions. Answers how many were told.
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub struct EndSessions {
+    pub which: Which,
+    pub end: End,
+    pub by: String,
+    pub message: String,
+}
+
+impl Handler<EndSessions> for Sessions {
+    type Result = usize;
+
+    fn handle(&mut self, message: EndSessions, _: &mut Self::Context) -> usize {
+        let mut told = 0;
+        for (id, entry) in &self.entries {
+            let known = &entry.known;
+            let meant = match &message.which {
+                Which::One(wanted) => wanted == id,
+                Which::Credential(credential) => *credential == known.credential,
+                Which::Connection(connection) => *connection == known.connection,
+                Which::All => true,
+            };
+            if !meant {
+                continue;
+            }
+            let kill = Kill {
+                end: message.end,
+                by: message.by.clone(),
+                message: message.message.clone(),
+            };
+            // a session's mailbox carries control only: it is full only if kills are waiting there
+            if entry.kill.try_send(kill).is_err() {
+                warn!(session = %id, "a session does not take its kill; one waits there already, or it is over");
+            }
+            info!(session = %id, user = known.user, end = %message.end, by = message.by, "session told to end");
+            told += 1;
+        }
+        told
+    }
+}
+
+/// How many sessions run here.
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub struct Count;
+
+impl Handler<Count> for Sessions {
+    type Result = MessageResult<Count>;
+
+    fn handle(&mut self, _: Count, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.entries.len())
+    }
+}

@@ -1,0 +1,199 @@
+//! First start: the master key, the admin, the default agent. Secrets go to files of mode 0600, never to the log.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use hoop_store::agents::hoop_key;
+use hoop_store::change::Unrecorded;
+use hoop_store::seal::{KEY_BYTES, MasterKey};
+use hoop_store::users::Role;
+use hoop_store::{Store, StoreError};
+use rand::Rng;
+use thiserror::Error;
+use tracing::info;
+
+use crate::config::Config;
+
+/// The agent that the first start registers.
+pub const DEFAULT_AGENT: &str = "default";
+/// Characters of a password made here: 24 of 32, 120 bits.
+const PASSWORD_CHARS: usize = 24;
+const PASSWORD_ALPHABET: &[u8; 32] = b"abcdefghjkmnpqrstuvwxyz023456789";
+
+/// The gateway cannot be set up.
+#[derive(Debug, Error)]
+pub enum SetupError {
+    #[error("cannot write {path}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("cannot read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{path} is not a master key: it must hold 64 hexadecimal digits")]
+    MasterKey { path: PathBuf },
+    #[error("the system gives no random bytes")]
+    Random,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Makes the data folder, readable by nobody else.
+///
+/// # Errors
+/// `Write` where it cannot be made.
+pub fn data_dir(config: &Config) -> Result<(), SetupError> {
+    let path = config.data_dir.clone();
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(&path)
+        .map_err(|source| SetupError::Write { path, source })
+}
+
+/// Writes a secret to a file of mode 0600, whole or not at all.
+///
+/// # Errors
+/// `Write` where the file cannot be written.
+pub fn write_secret(path: &Path, secret: &str) -> Result<(), SetupError> {
+    let failed = |source| SetupError::Write {
+        path: path.to_owned(),
+        source,
+    };
+    let part = path.with_extension("part");
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&part)
+        .map_err(failed)?;
+    file.write_all(secret.as_bytes())
+        .and_then(|()| file.write_all(b"\n"))
+        .and_then(|()| file.sync_all())
+        .map_err(failed)?;
+    fs::rename(&part, path).map_err(failed)
+}
+
+/// Reads the master key, or makes it at the first start.
+///
+/// # Errors
+/// `MasterKey` where the file holds something else.
+pub fn master_key(config: &Config) -> Result<MasterKey, SetupError> {
+    let path = &config.master_key_file;
+    match fs::read_to_string(path) {
+        Ok(text) => {
+            let wrong = || SetupError::MasterKey { path: path.clone() };
+            let key = hex::decode(text.trim()).map_err(|_| wrong())?;
+            if key.len() != KEY_BYTES {
+                return Err(wrong());
+            }
+            MasterKey::new(&key).map_err(|_| wrong())
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let key = MasterKey::generate().map_err(|_| SetupError::Random)?;
+            write_secret(path, &hex::encode(key))?;
+            info!(path = %path.display(), "made the master key; keep a copy of it away from the database");
+            MasterKey::new(&key).map_err(|_| SetupError::Random)
+        }
+        Err(source) => Err(SetupError::Read {
+            path: path.clone(),
+            source,
+        }),
+    }
+}
+
+fn password() -> String {
+    let mut bytes = [0u8; PASSWORD_CHARS];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes
+        .iter()
+        .filter_map(|byte| PASSWORD_ALPHABET.get(usize::from(*byte % 32)))
+        .map(|byte| char::from(*byte))
+        .collect()
+}
+
+/// Where the first start puts the admin's password.
+#[must_use]
+pub fn admin_password_file(config: &Config) -> PathBuf {
+    config
+        .admin_password_file
+        .clone()
+        .unwrap_or_else(|| config.data_dir.join("admin-password"))
+}
+
+/// Where the first start puts the default agent's `HOOP_KEY`.
+#[must_use]
+pub fn agent_key_file(config: &Config) -> PathBuf {
+    config.data_dir.join("agent-key")
+}
+
+/// Makes the admin if there is no user yet. A password file that is there already is used.
+///
+/// # Errors
+/// The store's, or that of the password's file.
+pub async fn admin(config: &Config, store: &Store) -> Result<(), SetupError> {
+    if !store.list_users("", 1).await?.is_empty() {
+        return Ok(());
+    }
+    let path = admin_password_file(config);
+    let password = match fs::read_to_string(&path) {
+        Ok(given) if !given.trim().is_empty() => given.trim().to_owned(),
+        _ => {
+            let made = password();
+            write_secret(&path, &made)?;
+            made
+        }
+    };
+    match store
+        .create_user(&config.admin_user, &password, Role::Admin, "", &Unrecorded)
+        .await
+    {
+        Ok(_) => info!(user = config.admin_user, password_file = %path.display(), "made the first administrator"),
+        // another replica was faster
+        Err(StoreError::Conflict { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Registers the agent `default` if there is no agent yet, and writes its key.
+///
+/// # Errors
+/// The store's, or that of the key's file.
+pub async fn default_agent(config: &Config, store: &Store, link_address: &str, pin: &str) -> Result<(), SetupError> {
+    if !store.list_agents("", 1).await?.is_empty() {
+        return Ok(());
+    }
+    match store.register_agent(DEFAULT_AGENT, &Unrecorded).await {
+        Ok(registered) => {
+            let key = hoop_key(DEFAULT_AGENT, &registered.token, link_address, pin);
+            let path = agent_key_file(config);
+            write_secret(&path, &key)?;
+            info!(key_file = %path.display(), "registered the agent \"default\"");
+        }
+        Err(StoreError::Conflict { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_made_password_has_24_characters_and_is_not_made_twice() {
+        assert_eq!(password().len(), PASSWORD_CHARS);
+        assert_ne!(password(), password());
+    }
+
+    #[test]
+    fn a_secret_file_is_readable_by_its_owner_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret");
+        write_secret(&path, "s3cret").unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "s3cret\n");
+    }
+}
