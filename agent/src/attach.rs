@@ -147,10 +147,15 @@ async fn live(
         _ => false,
     };
     let mut splice = Splice::new(mux.drive(), channel.split(), login.stream, login.early, on_event);
-    match splice.run().await {
+    let spliced = splice.run().await;
+    drop(splice);
+    match spliced {
         Spliced::Killed | Spliced::TargetClosed => None,
         Spliced::Link(error) => {
             tracing::debug!(%error, "the link's side ended the session");
+            // A query that runs now would not notice that its client is gone (client_connection_check_interval is 0 by
+            // default), so it is cancelled.
+            cancelling.cancel();
             None
         }
         Spliced::TargetFailed(error) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use actix::Addr;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use hoop_actors::handle::Handle;
 use hoop_api::control::{Check, Control, ControlError, Readiness};
 use hoop_evidence::read;
 use hoop_evidence::writer::{AuditSetup, AuditWriter, Flush, Log};
@@ -32,7 +33,7 @@ pub struct GatewayControl {
     pub store: Store,
     pub sessions: Addr<Sessions>,
     pub links: Addr<Links>,
-    pub writer: Addr<AuditWriter>,
+    pub writer: Handle<AuditWriter>,
     pub audit: AuditSetup,
     pub freshness: Freshness,
     pub addresses: Addresses,
@@ -66,11 +67,12 @@ impl Control for GatewayControl {
             payload,
         };
         async move {
-            let recorded = tokio::time::timeout(RECORD_TIMEOUT, self.writer.send(log)).await;
-            recorded
-                .map_err(|error| error.to_string())?
-                .map_err(|error| error.to_string())?
-                .map_err(|error| error.to_string())
+            let recorded = self
+                .writer
+                .ask(log, RECORD_TIMEOUT)
+                .await
+                .map_err(|error| error.to_string())?;
+            recorded.map_err(|error| error.to_string())
         }
         .boxed()
     }
@@ -83,7 +85,7 @@ impl Control for GatewayControl {
     ) -> BoxFuture<'_, Result<Vec<Event>, ControlError>> {
         async move {
             // what this replica has journalled is shown too; where the store is slow, what it has is shown
-            drop(tokio::time::timeout(FLUSH_TIMEOUT, self.writer.send(Flush)).await);
+            let _ = self.writer.ask(Flush, FLUSH_TIMEOUT).await;
             let mut events = Vec::new();
             let take = |event: Event| {
                 if event.seq > after_seq && events.len() < limit {

@@ -2,7 +2,7 @@
 //! numbered change log in the store; a notice is only a hint to read it now.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
@@ -51,33 +51,29 @@ impl Freshness {
     }
 }
 
+/// What a directory is made from.
+#[derive(Clone)]
+pub struct DirectoryParts {
+    pub store: Store,
+    pub sessions: Addr<Sessions>,
+    pub links: Addr<Links>,
+    pub freshness: Freshness,
+    /// Number of the last change that was applied: what was before is in the tables themselves.
+    pub last: Arc<AtomicI64>,
+}
+
 /// The actor, on the main arbiter.
 pub struct Directory {
-    store: Store,
-    sessions: Addr<Sessions>,
-    links: Addr<Links>,
-    freshness: Freshness,
-    last: i64,
+    parts: DirectoryParts,
     reading: bool,
     again: bool,
 }
 
 impl Directory {
-    /// Starts from change number `last`: what was before is in the tables themselves.
     #[must_use]
-    pub const fn new(
-        store: Store,
-        sessions: Addr<Sessions>,
-        links: Addr<Links>,
-        freshness: Freshness,
-        last: i64,
-    ) -> Self {
+    pub const fn new(parts: DirectoryParts) -> Self {
         Self {
-            store,
-            sessions,
-            links,
-            freshness,
-            last,
+            parts,
             reading: false,
             again: false,
         }
@@ -89,7 +85,7 @@ impl Directory {
             return;
         }
         self.reading = true;
-        let (store, last) = (self.store.clone(), self.last);
+        let (store, last) = (self.parts.store.clone(), self.parts.last.load(Ordering::Relaxed));
         let reading = async move { tokio::time::timeout(READ_TIMEOUT, store.changes_since(last)).await };
         let reading = actix::fut::wrap_future::<_, Self>(reading);
         ctx.spawn(actix::ActorFutureExt::map(
@@ -98,9 +94,9 @@ impl Directory {
                 directory.reading = false;
                 match read {
                     Ok(Ok(found)) => {
-                        directory.freshness.confirm();
+                        directory.parts.freshness.confirm();
                         for change in found {
-                            directory.last = directory.last.max(change.seq);
+                            directory.parts.last.fetch_max(change.seq, Ordering::Relaxed);
                             directory.apply(&change, ctx);
                         }
                     }
@@ -135,7 +131,7 @@ impl Directory {
             ),
             "agent_revoked" => {
                 if let Ok(id) = Uuid::parse_str(&change.subject) {
-                    let links = self.links.clone();
+                    let links = self.parts.links.clone();
                     ctx.spawn(actix::fut::wrap_future(async move {
                         let _ = links.send(AgentRevoked(id)).await;
                     }));
@@ -146,7 +142,7 @@ impl Directory {
             _ => return,
         };
         let (sessions, end) = (
-            self.sessions.clone(),
+            self.parts.sessions.clone(),
             EndSessions {
                 which,
                 end,
@@ -165,7 +161,7 @@ impl Actor for Directory {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.freshness.confirm();
+        self.parts.freshness.confirm();
         self.read(ctx);
         ctx.run_interval(POLL_INTERVAL, |directory, ctx| directory.read(ctx));
     }

@@ -12,19 +12,31 @@ use tracing::{error, info, warn};
 use uuid::Uuid;
 
 use crate::links::registry::{Links, Replicas};
-use crate::stop::{LEASE_LOST, Stop};
+use hoop_actors::handle::Handle;
+use hoop_actors::shutdown::Trigger;
 
 /// Longest renewal: a hung store must not pile renewals up.
 const RENEW_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Why the process stops when another replica gave this one up: it must claim a new place.
+pub const LEASE_LOST: &str = "its lease was lost";
+/// Longest wait for the audit writer to give lost sessions their provisional end.
+const GIVE_UP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a lease is made from.
+#[derive(Clone)]
+pub struct LeaseParts {
+    pub store: Store,
+    pub replica: Replica,
+    pub links: Addr<Links>,
+    pub writer: Handle<AuditWriter>,
+    pub live: watch::Sender<Vec<Uuid>>,
+    pub trigger: Trigger,
+}
+
 /// The actor, on the main arbiter.
 pub struct Lease {
-    store: Store,
-    replica: Replica,
-    links: Addr<Links>,
-    writer: Addr<AuditWriter>,
-    live: watch::Sender<Vec<Uuid>>,
-    stop: Stop,
+    parts: LeaseParts,
     renewing: bool,
 }
 
@@ -36,30 +48,15 @@ struct Renewed {
 
 impl Lease {
     #[must_use]
-    pub const fn new(
-        store: Store,
-        replica: Replica,
-        links: Addr<Links>,
-        writer: Addr<AuditWriter>,
-        live: watch::Sender<Vec<Uuid>>,
-        stop: Stop,
-    ) -> Self {
-        Self {
-            store,
-            replica,
-            links,
-            writer,
-            live,
-            stop,
-            renewing: false,
-        }
+    pub const fn new(parts: LeaseParts) -> Self {
+        Self { parts, renewing: false }
     }
 
     fn renew(&mut self, ctx: &mut Context<Self>) {
         if std::mem::replace(&mut self.renewing, true) {
             return;
         }
-        let (store, replica) = (self.store.clone(), self.replica);
+        let (store, replica) = (self.parts.store.clone(), self.parts.replica);
         let renewing = async move { tokio::time::timeout(RENEW_TIMEOUT, renew(&store, &replica)).await };
         let renewing = actix::fut::wrap_future::<_, Self>(renewing);
         ctx.spawn(actix::ActorFutureExt::map(
@@ -78,24 +75,24 @@ impl Lease {
     fn apply(&self, renewed: Renewed, ctx: &mut Context<Self>) {
         if renewed.renewal == Renewal::Lost {
             error!("this replica was given up for dead by another; it stops, so that it can start anew");
-            self.stop.now(LEASE_LOST);
+            self.parts.trigger.begin(LEASE_LOST);
             return;
         }
         for lost in renewed.lost {
             warn!(replica = %lost, "a replica is lost; its journal's replay will tell how its sessions ended");
-            let writer = self.writer.clone();
+            let writer = self.parts.writer.clone();
             ctx.spawn(actix::fut::wrap_future(async move {
-                match writer.send(GiveUp { replica: lost }).await {
+                match writer.ask(GiveUp { replica: lost }, GIVE_UP_TIMEOUT).await {
                     Ok(Ok(sessions)) => info!(replica = %lost, sessions, "its sessions have a provisional end"),
                     Ok(Err(error)) => warn!(replica = %lost, %error, "its sessions have no provisional end"),
                     Err(error) => warn!(replica = %lost, %error, "its sessions have no provisional end"),
                 }
             }));
         }
-        if *self.live.borrow() != renewed.live {
+        if *self.parts.live.borrow() != renewed.live {
             info!(replicas = renewed.live.len(), "the set of live replicas changed");
-            self.live.send_replace(renewed.live.clone());
-            let links = self.links.clone();
+            self.parts.live.send_replace(renewed.live.clone());
+            let links = self.parts.links.clone();
             ctx.spawn(actix::fut::wrap_future(async move {
                 let _ = links.send(Replicas(renewed.live)).await;
             }));

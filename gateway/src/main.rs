@@ -15,9 +15,9 @@ mod policy;
 mod ready;
 mod sessions;
 mod setup;
-mod stop;
 mod tls;
 mod tree;
+mod vital;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

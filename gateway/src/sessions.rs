@@ -9,6 +9,8 @@ use hoop_proto::end::{End, Refusal};
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use crate::vital::Vital;
+
 /// A session and what is known of it.
 pub struct Entry {
     pub kill: Recipient<Kill>,
@@ -27,14 +29,16 @@ pub struct Known {
 pub struct Sessions {
     entries: HashMap<Uuid, Entry>,
     max_sessions: usize,
+    _vital: Vital,
 }
 
 impl Sessions {
     #[must_use]
-    pub fn new(max_sessions: usize) -> Self {
+    pub fn new(max_sessions: usize, vital: Vital) -> Self {
         Self {
             entries: HashMap::new(),
             max_sessions,
+            _vital: vital,
         }
     }
 }

@@ -12,12 +12,16 @@ use std::cell::RefCell;
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Arbiter, ArbiterHandle};
 use anyhow::{Context, Result, anyhow};
 use hoop_actors::budget::ByteBudget;
 use hoop_actors::gate::Gate;
+use hoop_actors::handle::Handle;
+use hoop_actors::keeper::{Keeper, Policy};
+use hoop_actors::shutdown::{Shutdown, Trigger};
 use hoop_evidence::writer::{AuditSetup, AuditWriter, Finish};
 use hoop_evidence::{Journal, JournalConfig};
 use hoop_proto::end::End;
@@ -33,8 +37,8 @@ use crate::api;
 use crate::cancel::CancelKeys;
 use crate::config::{Config, StoreChoice};
 use crate::control::{Addresses, GatewayControl};
-use crate::directory::{Directory, Freshness, Hint};
-use crate::lease::Lease;
+use crate::directory::{Directory, DirectoryParts, Freshness, Hint};
+use crate::lease::{LEASE_LOST, Lease, LeaseParts};
 use crate::links::dispatch::Dispatcher;
 use crate::links::peer::PeerDialer;
 use crate::links::port::LinkPort;
@@ -42,13 +46,13 @@ use crate::links::registry::{DrainAll, Links};
 use crate::links::service::LinkService;
 use crate::links::tickets::Tickets;
 use crate::listeners::canceller::Canceller;
-use crate::listeners::port::{Listener, bind};
+use crate::listeners::port::{Deliver, Listener, bind};
 use crate::listeners::postgres::PostgresPort;
 use crate::opening::{Opener, SessionParent};
 use crate::ready::{self, Ready};
 use crate::sessions::{Count, EndSessions, Sessions, Which};
-use crate::stop::{Signals, Stop};
-use crate::{limits, setup, stop, tls};
+use crate::vital::Vital;
+use crate::{limits, setup, tls};
 
 /// How often a drain looks whether sessions are left.
 const DRAIN_CHECK: Duration = Duration::from_millis(100);
@@ -56,6 +60,10 @@ const DRAIN_CHECK: Duration = Duration::from_millis(100);
 const ARBITER_START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest wait for ended sessions to tell their ends.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(7);
+/// Why the process stops when one of its parts cannot be kept running.
+const PART_LOST: &str = "a part could not be kept running";
+/// Longest wait for the directory to take a hint.
+const HINT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest wait for the last evidence to be committed.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Connections before their login, over all ports and addresses.
@@ -98,8 +106,10 @@ struct Shared {
 /// # Errors
 /// What kept it from starting; after the start, why it had to stop.
 pub async fn run(config: Config) -> Result<()> {
-    let mut signals = Signals::new().context("cannot listen for signals")?;
-    let stop = Stop::default();
+    let trigger = Trigger::default();
+    trigger.on_signals().context("cannot listen for signals")?;
+    let keeper = Keeper::new();
+    let root = Arbiter::try_current().context("not within a system")?;
     limits::raise_open_files();
     setup::data_dir(&config)?;
     let master = setup::master_key(&config)?;
@@ -152,24 +162,47 @@ pub async fn run(config: Config) -> Result<()> {
         config.data_dir.join("checkpoints.ndjson"),
     )?;
     let setup_of_writer = audit.clone();
-    let writer = AuditWriter::start_in_arbiter(&evidence_arbiter.handle(), move |_| AuditWriter::new(setup_of_writer));
+    let writer = keeper.keep(
+        "audit writer",
+        &evidence_arbiter.handle(),
+        Policy::default(),
+        move || AuditWriter::new(setup_of_writer.clone()),
+    );
 
-    // registries
+    // registries: what they know is told to them once, so their loss ends the process
     let freshness = Freshness::new(Duration::from_secs(config.policy_stale_max_s));
-    let links = Links::new(store.clone(), replica).start();
-    let sessions = Sessions::new(config.max_sessions).start();
-    let (live, replicas) = watch::channel(vec![replica.id]);
-    Lease::new(
+    let links = Links::new(
         store.clone(),
         replica,
-        links.clone(),
-        writer.clone(),
-        live,
-        stop.clone(),
+        Vital::new("the registry of links was lost", &trigger),
     )
     .start();
-    let last = store.latest_change().await?;
-    let directory = Directory::new(store.clone(), sessions.clone(), links.clone(), freshness.clone(), last).start();
+    let sessions = Sessions::new(
+        config.max_sessions,
+        Vital::new("the registry of sessions was lost", &trigger),
+    )
+    .start();
+    let (live, replicas) = watch::channel(vec![replica.id]);
+    let lease = LeaseParts {
+        store: store.clone(),
+        replica,
+        links: links.clone(),
+        writer: writer.clone(),
+        live,
+        trigger: trigger.clone(),
+    };
+    keeper.keep("lease", &root, Policy::default(), move || Lease::new(lease.clone()));
+    let directory = DirectoryParts {
+        store: store.clone(),
+        sessions: sessions.clone(),
+        links: links.clone(),
+        freshness: freshness.clone(),
+        // a directory that starts over goes on from where the last one was
+        last: Arc::new(AtomicI64::new(store.latest_change().await?)),
+    };
+    let directory = keeper.keep("directory", &root, Policy::default(), move || {
+        Directory::new(directory.clone())
+    });
     actix_rt::spawn(hints(store.clone(), directory));
 
     // TLS of the ports
@@ -205,7 +238,12 @@ pub async fn run(config: Config) -> Result<()> {
     let to_link = deliver(&arbiters, |ports: ArbiterPorts, socket, client| async move {
         ports.link.serve(socket, client).await;
     });
-    Listener::new("link", link_socket, to_link).start();
+    keeper.keep(
+        "listener of agents",
+        &root,
+        Policy::default(),
+        Listener::factory("link", link_socket, to_link),
+    );
     let to_postgres = deliver(&arbiters, move |ports: ArbiterPorts, socket, client| {
         let gate = gate.clone();
         async move {
@@ -213,7 +251,12 @@ pub async fn run(config: Config) -> Result<()> {
             ports.postgres.serve(socket, client, ticket).await;
         }
     });
-    Listener::new("postgres", postgres_socket, to_postgres).start();
+    keeper.keep(
+        "listener of PostgreSQL clients",
+        &root,
+        Policy::default(),
+        Listener::factory("postgres", postgres_socket, to_postgres),
+    );
     let control = GatewayControl {
         store: store.clone(),
         sessions: sessions.clone(),
@@ -253,38 +296,59 @@ pub async fn run(config: Config) -> Result<()> {
     );
 
     let why = tokio::select! {
-        why = signals.next() => why,
-        why = stop.asked() => why,
+        why = trigger.begun() => why,
+        lost = keeper.gave_up() => {
+            error!(part = lost.name, ends = lost.ends, "a part of the gateway ends again and again; it stops");
+            trigger.begin(PART_LOST);
+            PART_LOST
+        }
     };
     info!(why, "stopping: no new sessions; a second signal hurries");
-    let drained = tokio::select! {
-        () = drain(&config, &links, &sessions) => true,
-        _ = signals.next() => false,
-    };
-    info!(drained, "closing");
-    served.handle.stop(true).await;
-    end_all(&sessions).await;
-    match tokio::time::timeout(FINISH_TIMEOUT, writer.send(Finish)).await {
-        Ok(Ok(Ok(()))) => {}
-        // the journal stays, and is carried over at the next start
-        Ok(Ok(Err(error))) => warn!(%error, "the evidence was not closed in order"),
-        Ok(Err(error)) => warn!(%error, "the audit writer is lost"),
-        Err(_) => warn!("the store did not take the last evidence in time"),
-    }
+    let drain_deadline = Duration::from_secs(config.shutdown_deadline_s);
+    Shutdown::new(trigger, drain_deadline + LAST_WORDS_TIMEOUT + FINISH_TIMEOUT)
+        .phase("drain", drain_deadline, drain(drain_deadline, links, sessions.clone()))
+        .phase("api", LAST_WORDS_TIMEOUT, async move { served.handle.stop(true).await })
+        .phase("sessions", LAST_WORDS_TIMEOUT, end_all(sessions))
+        .phase("arbiters", LAST_WORDS_TIMEOUT, async move {
+            close_arbiters(&arbiters).await
+        })
+        .phase("evidence", FINISH_TIMEOUT, finish(writer))
+        .run()
+        .await;
     if let Err(error) = store.release_replica(&replica).await {
         warn!(%error, "cannot give this replica's place back; its lease runs out by itself");
     }
     ready::remove(&config);
-    for arbiter in arbiters {
-        arbiter.stop();
-    }
+    keeper.stop();
     if let Some(embedded) = embedded {
         embedded.stop().await;
     }
-    if why == stop::LEASE_LOST {
+    if why == LEASE_LOST || why == PART_LOST {
         Err(anyhow!("stopped because {why}"))
     } else {
         Ok(())
+    }
+}
+
+/// Commits the last evidence.
+async fn finish(writer: Handle<AuditWriter>) {
+    match writer.ask(Finish, FINISH_TIMEOUT).await {
+        Ok(Ok(())) => {}
+        // the journal stays, and is carried over at the next start
+        Ok(Err(error)) => warn!(%error, "the evidence was not closed in order"),
+        Err(error) => warn!(%error, "the evidence was not closed in order"),
+    }
+}
+
+/// Drops what lives on the arbiters (their journals among it), then stops them.
+async fn close_arbiters(arbiters: &[ArbiterHandle]) {
+    for arbiter in arbiters {
+        let (done, closed) = tokio::sync::oneshot::channel();
+        arbiter.spawn_fn(move || {
+            drop(PORTS.take());
+            let _ = done.send(());
+        });
+        let _ = closed.await;
     }
 }
 
@@ -325,7 +389,7 @@ fn public_url_of_this_machine(config: &Config, port: u16) -> String {
 }
 
 /// Passes the store's hints on, for as long as the gateway runs.
-async fn hints(store: Store, directory: Addr<Directory>) {
+async fn hints(store: Store, directory: Handle<Directory>) {
     let mut hints = match hoop_store::changes::listen(store.url()) {
         Ok(hints) => hints,
         Err(error) => {
@@ -335,8 +399,8 @@ async fn hints(store: Store, directory: Addr<Directory>) {
     };
     loop {
         hints.next().await;
-        // a full mailbox holds a hint already
-        drop(directory.try_send(Hint));
+        // a directory that is down reads the log when it starts over
+        let _ = directory.ask(Hint, HINT_TIMEOUT).await;
     }
 }
 
@@ -416,15 +480,15 @@ fn ports_of(shared: &Shared, arbiter: usize) -> ArbiterPorts {
 }
 
 /// Hands each connection to the arbiters in turn.
-fn deliver<F, S>(arbiters: &[ArbiterHandle], serve: F) -> crate::listeners::port::Deliver
+fn deliver<F, S>(arbiters: &[ArbiterHandle], serve: F) -> Deliver
 where
-    F: Fn(ArbiterPorts, tokio::net::TcpStream, SocketAddr) -> S + Clone + Send + 'static,
+    F: Fn(ArbiterPorts, tokio::net::TcpStream, SocketAddr) -> S + Clone + Send + Sync + 'static,
     S: Future<Output = ()> + 'static,
 {
     let arbiters = arbiters.to_vec();
-    let mut turn = 0usize;
-    Box::new(move |socket: TcpStream, client| {
-        turn = turn.wrapping_add(1);
+    let turn = AtomicUsize::new(0);
+    Arc::new(move |socket: TcpStream, client| {
+        let turn = turn.fetch_add(1, Ordering::Relaxed);
         let Some(arbiter) = arbiters.get(turn % arbiters.len().max(1)) else {
             return;
         };
@@ -441,37 +505,28 @@ where
     })
 }
 
-/// Asks agents and sessions to go, until none is left or the deadline has come.
-async fn drain(config: &Config, links: &Addr<Links>, sessions: &Addr<Sessions>) {
-    let deadline = Duration::from_secs(config.shutdown_deadline_s);
+/// Asks agents and sessions to go, and waits until none is left.
+async fn drain(deadline: Duration, links: Addr<Links>, sessions: Addr<Sessions>) {
     let deadline_ms = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX);
     let _ = links.send(DrainAll { deadline_ms }).await;
-    let empty = async {
-        while sessions.send(Count).await.is_ok_and(|count| count > 0) {
-            tokio::time::sleep(DRAIN_CHECK).await;
-        }
-    };
-    if tokio::time::timeout(deadline, empty).await.is_err() {
-        warn!("sessions are left at the deadline; they are told and ended");
+    until_empty(&sessions).await;
+}
+
+async fn until_empty(sessions: &Addr<Sessions>) {
+    while sessions.send(Count).await.is_ok_and(|count| count > 0) {
+        tokio::time::sleep(DRAIN_CHECK).await;
     }
 }
 
 /// Ends what is left and waits until it has told its end.
-async fn end_all(sessions: &Addr<Sessions>) {
+async fn end_all(sessions: Addr<Sessions>) {
     let end = EndSessions {
         which: Which::All,
         end: End::Shutdown,
         by: "shutdown".into(),
         message: "the gateway is stopping; connect again".into(),
     };
-    let told = sessions.send(end).await.unwrap_or_default();
-    if told == 0 {
-        return;
+    if sessions.send(end).await.is_ok_and(|told| told > 0) {
+        until_empty(&sessions).await;
     }
-    let empty = async {
-        while sessions.send(Count).await.is_ok_and(|count| count > 0) {
-            tokio::time::sleep(DRAIN_CHECK).await;
-        }
-    };
-    drop(tokio::time::timeout(LAST_WORDS_TIMEOUT, empty).await);
 }

@@ -10,6 +10,8 @@ use hoop_store::replicas::Replica;
 use tracing::warn;
 use uuid::Uuid;
 
+use crate::vital::Vital;
+
 use super::agent_link::{AgentLink, DrainLink, ReplicasChanged, Revoked};
 
 /// Links that one agent identity may hold to one replica (instances times arbiters).
@@ -30,16 +32,18 @@ pub struct Links {
     next: u64,
     store: Store,
     replica: Replica,
+    _vital: Vital,
 }
 
 impl Links {
     #[must_use]
-    pub fn new(store: Store, replica: Replica) -> Self {
+    pub fn new(store: Store, replica: Replica, vital: Vital) -> Self {
         Self {
             entries: HashMap::new(),
             next: 1,
             store,
             replica,
+            _vital: vital,
         }
     }
 

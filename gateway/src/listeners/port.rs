@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::{Actor, ActorContext, AsyncContext, Context};
@@ -42,22 +43,23 @@ pub fn tune(socket: &TcpStream) {
 }
 
 /// What a listener does with a connection: hand it to an arbiter.
-pub type Deliver = Box<dyn FnMut(TcpStream, SocketAddr)>;
+pub type Deliver = Arc<dyn Fn(TcpStream, SocketAddr) + Send + Sync>;
 
 /// The listener's actor: one protocol, one port.
 pub struct Listener {
     name: &'static str,
-    socket: Option<TcpListener>,
-    deliver: Option<Deliver>,
+    socket: io::Result<TcpListener>,
+    deliver: Deliver,
 }
 
 impl Listener {
-    #[must_use]
-    pub fn new(name: &'static str, socket: TcpListener, deliver: Deliver) -> Self {
-        Self {
+    /// Makes a listener, as often as its keeper needs one. The bound socket outlives them all, so no connection that
+    /// the kernel has taken is lost between two.
+    pub fn factory(name: &'static str, socket: TcpListener, deliver: Deliver) -> impl FnMut() -> Self + Send + 'static {
+        move || Self {
             name,
-            socket: Some(socket),
-            deliver: Some(deliver),
+            socket: socket.try_clone(),
+            deliver: deliver.clone(),
         }
     }
 }
@@ -66,12 +68,9 @@ impl Actor for Listener {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        let Some((socket, mut deliver)) = self.socket.take().zip(self.deliver.take()) else {
-            ctx.stop();
-            return;
-        };
-        let name = self.name;
-        let listener = match tokio::net::TcpListener::from_std(socket) {
+        let (name, deliver) = (self.name, self.deliver.clone());
+        let socket = std::mem::replace(&mut self.socket, Err(io::ErrorKind::NotConnected.into()));
+        let listener = match socket.and_then(tokio::net::TcpListener::from_std) {
             Ok(listener) => listener,
             Err(error) => {
                 error!(%error, listener = name, "cannot listen");
