@@ -97,12 +97,16 @@ async fn compare(hoop: &Hoop) -> Result<()> {
         SETTLE_DEADLINE,
         async || {
             let events = hoop.all_events().await?;
-            let attempts = events.iter().filter(|event| text(event, "kind") == "attempt");
-            let recorded: BTreeSet<String> = attempts.flat_map(|event| marks(&text(event, "text"))).collect();
-            let missing: Vec<_> = received.difference(&recorded).take(3).collect();
+            let attempts = events.iter().filter_map(|event| event.get("attempt"));
+            let recorded: BTreeSet<String> = attempts.flat_map(|attempt| marks(&text(attempt, "text"))).collect();
+            let missing: Vec<_> = received.difference(&recorded).collect();
             ensure!(
                 missing.is_empty(),
-                "received by the target, not recorded: {missing:?} …"
+                "the target received {}, the record holds {}, missing are {}, the first {:?}",
+                received.len(),
+                recorded.len(),
+                missing.len(),
+                missing.first()
             );
             Ok(Some(()))
         },

@@ -37,7 +37,23 @@ async fn a_kill_ends_a_session_within_its_query_and_tells_the_client() -> Result
     );
     let (_, outcome) = record.statement("pg_sleep(60)")?;
     ensure!(text(outcome, "status") == "unknown", "{outcome}");
-    // The target's own session ends with it.
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_kill_stops_the_statement_at_the_target_too() -> Result<()> {
+    let hoop = Hoop::start().await?;
+    let me = hoop.person().await?.with("PGAPPNAME", "runaway");
+    let mut command = me.command("psql");
+    command.args(["-X", "-c", "select pg_sleep(60)"]);
+    let runaway = tokio::spawn(run(command, Duration::from_secs(60)));
+    await_active(&hoop, "pg_sleep(60)").await?;
+    let session = text(&hoop.session("runaway").await?, "id");
+    hoop.api
+        .post(&format!("/api/sessions/{session}/kill"), json!({}))
+        .await?;
+    ensure!(!runaway.await??.ok);
+    // PostgreSQL does not look at its client while it runs a statement: somebody must cancel it.
     let target = hoop.target.superuser("app").await?;
     eventually("the target's session is gone", LIVE_DEADLINE, async || {
         let sql = "select 1 from pg_stat_activity where query like '%pg_sleep(60)%' and pid <> pg_backend_pid()";

@@ -5,10 +5,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use hoop_tests::clients::Login;
+use hoop_tests::clients::{Login, own_program};
 use hoop_tests::cluster::APP;
 use hoop_tests::hoop::Hoop;
-use hoop_tests::process::{Said, eventually, signal};
+use hoop_tests::process::{Said, eventually};
 
 #[tokio::test]
 async fn a_query_its_errors_and_its_notices_pass_as_they_are() -> Result<()> {
@@ -73,24 +73,33 @@ async fn copy_moves_rows_both_ways_unchanged() -> Result<()> {
 async fn ctrl_c_ends_a_watched_query_and_the_session_lives_on() -> Result<()> {
     let hoop = Hoop::start().await?;
     let me = hoop.person().await?;
-    let text = "select pg_sleep(60) \\watch 1\nselect 'after';\n";
-    let mut command = me.command("psql");
-    command.args(["-X", "-q", "-A", "-t", "-f", "-"]);
+    // A terminal of its own, so that Ctrl-C is what a person types.
+    let psql = own_program("psql".as_ref()).display().to_string();
+    let mut command = me.command("script");
+    command.args([
+        "-q",
+        "-e",
+        "-c",
+        &format!("'{psql}' -X -n -q -A -t -P pager=off"),
+        "/dev/null",
+    ]);
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    child.stdin.take().context("stdin")?.write_all(text.as_bytes())?;
+    let mut keys = child.stdin.take().context("stdin")?;
+    keys.write_all(b"select pg_sleep(60) \\watch 1\n")?;
     await_active(&hoop, "pg_sleep(60)").await?;
-    signal(child.id(), "INT")?;
+    keys.write_all(b"\x03")?;
+    keys.write_all(b"select 'the session ' || 'lives on';\n\\q\n")?;
     let said = Said::from(tokio::task::spawn_blocking(move || child.wait_with_output()).await??);
     assert!(
-        said.err.contains("canceling statement due to user request"),
+        said.out.contains("canceling statement due to user request"),
         "{}",
-        said.err
+        said.out
     );
-    assert!(said.out.ends_with("after\n"), "{}", said.out);
+    assert!(said.out.contains("the session lives on"), "{}", said.out);
     Ok(())
 }
 
