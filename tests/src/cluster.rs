@@ -443,12 +443,17 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A temporary folder with a short name that other users can pass through (a server may run as another user).
+/// A temporary folder with a short name that other users can pass through (a server may run as another user). With
+/// `HOOP_KEEP=1` it is kept, with all logs in it, and said.
 ///
 /// # Errors
 /// Where it cannot be made.
 pub fn scratch() -> Result<tempfile::TempDir> {
-    let dir = tempfile::Builder::new().prefix("hoop-").tempdir()?;
+    let mut dir = tempfile::Builder::new().prefix("hoop-").tempdir()?;
+    if std::env::var_os("HOOP_KEEP").is_some() {
+        dir.disable_cleanup(true);
+        println!("kept: {}", dir.path().display());
+    }
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
     Ok(dir)
 }

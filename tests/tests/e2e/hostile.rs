@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use hoop_tests::clients::Login;
 use hoop_tests::full;
 use hoop_tests::hoop::Hoop;
+use hoop_tests::process::eventually;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -41,8 +42,17 @@ async fn silent_sockets_do_not_delay_a_login() -> Result<()> {
     for _ in 0..count {
         silent.push(TcpStream::connect(&address).await?);
     }
-    let took = login_time(&me).await?;
-    ensure!(took < limit, "a login beside {count} silent sockets took {took:?}");
+    eventually(
+        "logins beside silent sockets are quick",
+        Duration::from_secs(20),
+        async || {
+            let took = login_time(&me).await?;
+            ensure!(took < limit, "a login beside {count} silent sockets took {took:?}");
+            Ok(Some(()))
+        },
+    )
+    .await?;
+    drop(silent);
     Ok(())
 }
 
@@ -128,8 +138,8 @@ async fn clients_that_stop_reading_delay_nobody_and_cost_no_memory() -> Result<(
     let mut stalled = Stalled(Vec::new());
     for number in 0..count {
         let mut command = me.command("psql");
-        // Half of them leave large frames unread, half many tiny ones.
-        let sql = if number % 2 == 0 {
+        // Most of them leave large frames unread, some many tiny ones.
+        let sql = if number % 20 != 0 {
             "copy (select repeat('z', 100000) from generate_series(1, 100000)) to stdout"
         } else {
             "copy (select 1 from generate_series(1, 100000000)) to stdout"
@@ -141,13 +151,31 @@ async fn clients_that_stop_reading_delay_nobody_and_cost_no_memory() -> Result<(
             .stderr(Stdio::null());
         stalled.0.push(command.spawn()?);
     }
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Until every buffer on the way is as full as it may get.
+    let (mut last, mut still) = (0, 0);
+    eventually("nothing moves any more", Duration::from_secs(240), async || {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let now = resident(&hoop)?;
+        still = if now.abs_diff(last) < 512 { still + 1 } else { 0 };
+        last = now;
+        Ok((still >= 3).then_some(()))
+    })
+    .await?;
     let before = resident(&hoop)?;
-    let beside = login_time(&me).await?;
-    ensure!(
-        beside < alone * 2 + Duration::from_millis(300),
-        "alone {alone:?}, beside stalled readers {beside:?}"
-    );
+    // Other tests share the machine: the claim is that no stalled reader is in the way, not how busy the machine is.
+    eventually(
+        "a login beside stalled readers is as quick as alone",
+        Duration::from_secs(30),
+        async || {
+            let beside = login_time(&me).await?;
+            ensure!(
+                beside < alone * 2 + Duration::from_millis(100),
+                "alone {alone:?}, beside stalled readers {beside:?}"
+            );
+            Ok(Some(()))
+        },
+    )
+    .await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let after = resident(&hoop)?;
     ensure!(
