@@ -152,7 +152,11 @@ impl Store {
         let sql = "select distinct a.name from agents a join replica_links l on l.agent_id = a.id \
              join replicas r on r.id = l.replica_id where a.revoked_at is null and r.released_at is null \
              and r.lost_at is null and r.lease_until > clock_timestamp() order by a.name";
-        self.read("listing linked agents", sql, &[]).await?.iter().map(|row| get(row, "name")).collect()
+        self.read("listing linked agents", sql, &[])
+            .await?
+            .iter()
+            .map(|row| get(row, "name"))
+            .collect()
     }
 
     /// Ends an agent's token; every replica hears of it and closes the agent's links.
