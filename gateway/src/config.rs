@@ -20,6 +20,7 @@ const JOURNAL_BUDGET_MIN_BYTES: u64 = 64 << 20;
 struct Raw {
     store: Option<String>,
     database_url: Option<String>,
+    database_direct_url: Option<String>,
     database_pool: usize,
     data_dir: Option<PathBuf>,
     listen_api: String,
@@ -49,6 +50,7 @@ struct Raw {
 const KEYS: &[&str] = &[
     "store",
     "database_url",
+    "database_direct_url",
     "database_pool",
     "data_dir",
     "listen_api",
@@ -78,6 +80,7 @@ impl Default for Raw {
         Self {
             store: None,
             database_url: None,
+            database_direct_url: None,
             database_pool: 8,
             data_dir: None,
             listen_api: "[::]:8009".into(),
@@ -127,6 +130,8 @@ impl std::fmt::Debug for SecretUrl {
 #[derive(Debug, Clone)]
 pub struct Config {
     pub store: StoreChoice,
+    /// The same database without a pooler between, for LISTEN; `None`: `store` leads to it.
+    pub database_direct_url: Option<SecretUrl>,
     /// Connections to the store, for everything but the audit writer.
     pub database_pool: usize,
     pub data_dir: PathBuf,
@@ -183,7 +188,7 @@ impl Config {
             figment = figment.merge(Toml::file_exact(file));
         }
         let figment = figment
-            .merge(Env::raw().only(&["DATABASE_URL"]))
+            .merge(Env::raw().only(&["DATABASE_URL", "DATABASE_DIRECT_URL"]))
             .merge(Env::prefixed("HOOP_").only(KEYS));
         let raw: Raw = figment.extract().map_err(|error| ConfigError::Read(Box::new(error)))?;
         Self::check(raw)
@@ -263,6 +268,7 @@ impl Config {
         };
         Ok(Self {
             store,
+            database_direct_url: raw.database_direct_url.map(SecretUrl),
             database_pool: bounded("database_pool", raw.database_pool, 2, 200)?,
             listen_api: address("listen_api", &raw.listen_api)?,
             listen_link: address("listen_link", &raw.listen_link)?,

@@ -124,17 +124,16 @@ impl Directory {
                 End::CredentialRevoked,
                 "this session's credential was revoked",
             ),
-            "connection_deleted" => (
-                Which::Connection(change.subject.clone()),
-                End::AccessDenied,
-                "this connection was deleted",
-            ),
+            "connection_changed" => {
+                ctx.spawn(actix::fut::wrap_future(connection_changed(
+                    self.parts.clone(),
+                    change.subject.clone(),
+                )));
+                return;
+            }
             "agent_revoked" => {
                 if let Ok(id) = Uuid::parse_str(&change.subject) {
-                    let links = self.parts.links.clone();
-                    ctx.spawn(actix::fut::wrap_future(async move {
-                        let _ = links.send(AgentRevoked(id)).await;
-                    }));
+                    ctx.spawn(actix::fut::wrap_future(agent_revoked(self.parts.clone(), id)));
                 }
                 return;
             }
@@ -154,6 +153,43 @@ impl Directory {
         ctx.spawn(actix::fut::wrap_future(async move {
             let _ = sessions.send(end).await;
         }));
+    }
+}
+
+/// Ends the sessions of a connection that is no more. A change of its settings reaches the next session.
+async fn connection_changed(parts: DirectoryParts, name: String) {
+    match parts.store.find_connection(&name).await {
+        Ok(Some(_)) => {}
+        Ok(None) => {
+            let end = EndSessions {
+                which: Which::Connection(name),
+                end: End::AccessDenied,
+                by: "change log".into(),
+                message: "this connection was deleted".into(),
+            };
+            let _ = parts.sessions.send(end).await;
+        }
+        Err(error) => warn!(%error, connection = name, "cannot see whether a changed connection is still there"),
+    }
+}
+
+/// Ends a revoked agent's links, and the sessions that it carries on this replica.
+async fn agent_revoked(parts: DirectoryParts, id: Uuid) {
+    let _ = parts.links.send(AgentRevoked(id)).await;
+    match parts.store.agent_name(id).await {
+        Ok(Some(name)) => {
+            let end = EndSessions {
+                which: Which::Agent(name),
+                end: End::AgentRefused,
+                by: "change log".into(),
+                message: "the agent of this connection was revoked".into(),
+            };
+            let _ = parts.sessions.send(end).await;
+        }
+        Ok(None) => {}
+        Err(error) => {
+            warn!(%error, agent = %id, "cannot find the name of a revoked agent; its sessions end with its links")
+        }
     }
 }
 

@@ -92,6 +92,7 @@ impl Opener {
             credential: opening.grant.credential().to_owned(),
             connection: connection.name.clone(),
             connection_id: connection.id,
+            agent: connection.agent.clone(),
         };
         let (go, admitted) = oneshot::channel::<Result<(), Refusal>>();
         let opener = self.clone();

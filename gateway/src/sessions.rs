@@ -23,6 +23,7 @@ pub struct Known {
     pub credential: String,
     pub connection: String,
     pub connection_id: Uuid,
+    pub agent: String,
 }
 
 /// The registry's actor, on the main arbiter.
@@ -110,6 +111,7 @@ pub enum Which {
     One(Uuid),
     Credential(String),
     Connection(String),
+    Agent(String),
     All,
 }
 
@@ -134,6 +136,7 @@ impl Handler<EndSessions> for Sessions {
                 Which::One(wanted) => wanted == id,
                 Which::Credential(credential) => *credential == known.credential,
                 Which::Connection(connection) => *connection == known.connection,
+                Which::Agent(agent) => *agent == known.agent,
                 Which::All => true,
             };
             if !meant {

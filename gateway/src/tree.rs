@@ -203,7 +203,7 @@ pub async fn run(config: Config) -> Result<()> {
     let directory = keeper.keep("directory", &root, Policy::default(), move || {
         Directory::new(directory.clone())
     });
-    actix_rt::spawn(hints(store.clone(), directory));
+    actix_rt::spawn(hints(listen_url(&config, &store)?, directory));
 
     // TLS of the ports
     let names = server_names(&config);
@@ -235,8 +235,16 @@ pub async fn run(config: Config) -> Result<()> {
 
     // listeners: agents first, so that the first client finds one
     let gate = Gate::new(HANDSHAKES_MAX, config.handshakes_per_address);
-    let to_link = deliver(&arbiters, |ports: ArbiterPorts, socket, client| async move {
-        ports.link.serve(socket, client).await;
+    let door = gate.clone();
+    let to_link = deliver(&arbiters, move |ports: ArbiterPorts, socket, client| {
+        let door = door.clone();
+        async move {
+            let Some(ticket) = door.enter(client.ip()) else { return };
+            tokio::select! {
+                () = ports.link.serve(socket, client) => {}
+                () = ticket.evicted() => {}
+            }
+        }
     });
     keeper.keep(
         "listener of agents",
@@ -388,9 +396,17 @@ fn public_url_of_this_machine(config: &Config, port: u16) -> String {
     format!("{}://127.0.0.1:{port}", if config.api_tls { "https" } else { "http" })
 }
 
+/// Where LISTEN works: past a pooler, where there is one.
+fn listen_url(config: &Config, store: &Store) -> Result<DatabaseUrl> {
+    match &config.database_direct_url {
+        Some(url) => DatabaseUrl::parse(&url.0).context("DATABASE_DIRECT_URL"),
+        None => Ok(store.url().clone()),
+    }
+}
+
 /// Passes the store's hints on, for as long as the gateway runs.
-async fn hints(store: Store, directory: Handle<Directory>) {
-    let mut hints = match hoop_store::changes::listen(store.url()) {
+async fn hints(url: DatabaseUrl, directory: Handle<Directory>) {
+    let mut hints = match hoop_store::changes::listen(&url) {
         Ok(hints) => hints,
         Err(error) => {
             warn!(%error, "changes are heard of by polling alone");

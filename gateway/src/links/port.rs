@@ -27,7 +27,7 @@ pub const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
 /// Above the largest credit of a channel.
 pub const STREAM_WINDOW_BYTES: u32 = (1 << 31) - 1;
 /// Largest HTTP/2 frame.
-pub const FRAME_MAX_BYTES: u32 = 256 << 10;
+pub const FRAME_MAX_BYTES: u32 = 512 << 10;
 /// Largest link message.
 pub const MESSAGE_MAX_BYTES: usize = 1 << 20;
 /// With `PING_TIMEOUT`, a dead peer is found within 20 s.

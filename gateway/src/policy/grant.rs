@@ -70,11 +70,11 @@ pub fn authorise(record: CredentialRecord, request: &Request<'_>, credentials_ur
         }
     }
     let connection = record.connection;
-    if !record.user.active {
+    if !connection.may_be_used_by(&record.user) {
         return Err(Refusal::new(
             End::AccessDenied,
             format!("your account may not use the connection \"{}\"", connection.name),
-            "Ask an administrator of Hoop to make your account active again.",
+            "Ask an administrator of Hoop for access to it.",
         ));
     }
     if connection.protocol != "postgres" {

@@ -144,6 +144,21 @@ impl Store {
         row.as_ref().map(Agent::from_row).transpose()
     }
 
+    /// The name of the agent with this id, revoked or not.
+    ///
+    /// # Errors
+    /// The store is away.
+    pub async fn agent_name(&self, id: Uuid) -> Result<Option<String>, StoreError> {
+        let row = self
+            .read_opt(
+                "finding an agent",
+                "select name from agents where id = $1",
+                &[(&id, Type::UUID)],
+            )
+            .await?;
+        row.as_ref().map(|row| get(row, "name")).transpose()
+    }
+
     /// Names of the agents that are linked to any live replica.
     ///
     /// # Errors
