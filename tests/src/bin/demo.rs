@@ -1,13 +1,13 @@
 //! What `./dev run` starts: a demo database, a gateway with its embedded store, an agent; then what to try.
 
-#![allow(clippy::print_stdout, reason = "a command-line tool")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -47,34 +47,49 @@ struct Arguments {
     fresh: bool,
 }
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            done = demo(&arguments) => done,
-            _ = interrupt.recv() => { println!("\nstopping"); Ok(()) }
-            _ = terminate.recv() => { println!("stopping"); Ok(()) }
+    match start(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("hoop-demo: {why:#}");
+            ExitCode::FAILURE
         }
-    })
+    }
 }
 
-async fn demo(arguments: &Arguments) -> Result<()> {
+fn start(arguments: &Arguments) -> Result<()> {
     let dev = fs::canonicalize(&arguments.dev_dir)?;
     for (name, address) in [("the API", API), ("agents", LINK), ("PostgreSQL", POSTGRES)] {
         require_free(name, address)?;
     }
-    let folder = folder(&dev)?;
+    // From here on this is the one run of this folder.
+    let _ = fs::remove_file(dev.join("env"));
+    fs::write(dev.join("run.pid"), std::process::id().to_string())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            done = demo(arguments, &dev) => done,
+            _ = interrupt.recv() => { println!("\nstopping"); Ok(()) }
+            _ = terminate.recv() => { println!("stopping"); Ok(()) }
+        }
+    });
+    for file in ["env", "run.pid"] {
+        let _ = fs::remove_file(dev.join(file));
+    }
+    outcome
+}
+
+async fn demo(arguments: &Arguments, dev: &Path) -> Result<()> {
+    let folder = folder(dev)?;
     if arguments.fresh {
         for part in ["demo", "gateway"] {
             let _ = fs::remove_dir_all(folder.join(part));
         }
     }
     fs::create_dir_all(&folder)?;
-    let _ = fs::remove_file(dev.join("env"));
-    fs::write(dev.join("run.pid"), std::process::id().to_string())?;
 
     println!("starting the demo database …");
     let port = if TcpListener::bind(("127.0.0.1", DEMO_PORT)).is_ok() {
@@ -179,7 +194,6 @@ async fn demo(arguments: &Arguments) -> Result<()> {
 
     if arguments.once {
         once(&gateway, &api, &login, seen).await?;
-        let _ = fs::remove_file(dev.join("env"));
         drop(agent);
         return Ok(());
     }
