@@ -63,6 +63,7 @@ pub async fn serve(shared: Rc<Shared>, client: LinkClient<Http2>, dispatch: Disp
         target: None,
         agent: String::new(),
         connection: dispatch.connection.clone(),
+        replica: bytes::Bytes::new(),
     };
     if mux.open(0, open).is_err() {
         return;

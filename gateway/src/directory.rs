@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
 use hoop_proto::end::End;
-use hoop_store::Store;
-use hoop_store::changes::Change;
+use hoop_store::changes::{Change, READ_BATCH};
+use hoop_store::{Store, StoreError};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
@@ -17,7 +17,7 @@ use crate::sessions::{EndSessions, Sessions, Which};
 
 /// How often the change log is read without a hint.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// Longest read of the change log.
+/// Longest time for reading and applying what is new in the change log.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long ago this replica last confirmed that it knows all changes. Shared with every session.
@@ -85,23 +85,18 @@ impl Directory {
             return;
         }
         self.reading = true;
-        let (store, last) = (self.parts.store.clone(), self.parts.last.load(Ordering::Relaxed));
-        let reading = async move { tokio::time::timeout(READ_TIMEOUT, store.changes_since(last)).await };
+        let parts = self.parts.clone();
+        let reading = async move { tokio::time::timeout(READ_TIMEOUT, catch_up(&parts)).await };
         let reading = actix::fut::wrap_future::<_, Self>(reading);
         ctx.spawn(actix::ActorFutureExt::map(
             reading,
             |read, directory: &mut Self, ctx| {
                 directory.reading = false;
                 match read {
-                    Ok(Ok(found)) => {
-                        directory.parts.freshness.confirm();
-                        for change in found {
-                            directory.parts.last.fetch_max(change.seq, Ordering::Relaxed);
-                            directory.apply(&change, ctx);
-                        }
-                    }
-                    Ok(Err(error)) => warn!(%error, "cannot read the change log"),
-                    Err(_) => warn!("reading the change log took over 5 s"),
+                    Ok(Ok(())) => directory.parts.freshness.confirm(),
+                    // what was not applied is read again
+                    Ok(Err(error)) => warn!(%error, "cannot apply the change log"),
+                    Err(_) => warn!("applying the change log takes over 5 s; it goes on at the next read"),
                 }
                 if std::mem::take(&mut directory.again) {
                     directory.read(ctx);
@@ -109,95 +104,82 @@ impl Directory {
             },
         ));
     }
+}
 
-    fn apply(&self, change: &Change, ctx: &mut Context<Self>) {
-        debug!(seq = change.seq, kind = change.kind, subject = change.subject, "change");
-        let (which, end, message) = match change.kind.as_str() {
-            "session_killed" => {
-                let Ok(id) = Uuid::parse_str(&change.subject) else {
-                    return;
-                };
-                (Which::One(id), End::Killed, "an administrator ended this session")
-            }
-            "credential_revoked" => (
-                Which::Credential(change.subject.clone()),
-                End::CredentialRevoked,
-                "this session's credential was revoked",
-            ),
-            "connection_changed" => {
-                ctx.spawn(actix::fut::wrap_future(connection_changed(
-                    self.parts.clone(),
-                    change.subject.clone(),
-                )));
-                return;
-            }
-            "agent_revoked" => {
-                if let Ok(id) = Uuid::parse_str(&change.subject) {
-                    ctx.spawn(actix::fut::wrap_future(agent_revoked(self.parts.clone(), id)));
-                }
-                return;
-            }
-            // other changes are read from their tables when they are needed
-            _ => return,
-        };
-        let (sessions, end) = (
-            self.parts.sessions.clone(),
-            EndSessions {
+/// Applies all changes that are not applied yet, in order. A change counts as applied once all of it is done; it may be
+/// applied twice, which ends the same sessions once.
+async fn catch_up(parts: &DirectoryParts) -> Result<(), StoreError> {
+    loop {
+        let found = parts.store.changes_since(parts.last.load(Ordering::Relaxed)).await?;
+        for change in &found {
+            apply(parts, change).await?;
+            parts.last.fetch_max(change.seq, Ordering::Relaxed);
+        }
+        if i64::try_from(found.len()).unwrap_or(i64::MAX) < READ_BATCH {
+            return Ok(());
+        }
+    }
+}
+
+async fn apply(parts: &DirectoryParts, change: &Change) -> Result<(), StoreError> {
+    debug!(seq = change.seq, kind = change.kind, subject = change.subject, "change");
+    let subject = change.subject.clone();
+    let (which, end, message) = match change.kind.as_str() {
+        "session_killed" => match Uuid::parse_str(&subject) {
+            Ok(id) => (Which::One(id), End::Killed, "an administrator ended this session"),
+            Err(_) => return Ok(()),
+        },
+        "credential_revoked" => (
+            Which::Credential(subject),
+            End::CredentialRevoked,
+            "this session's credential was revoked",
+        ),
+        "connection_changed" => {
+            let now = parts.store.find_connection(&subject).await?;
+            let members = now.as_ref().is_some_and(|connection| connection.allow_members);
+            let which = Which::Connection {
+                name: subject,
+                id: now.map(|connection| connection.id),
+                members,
+            };
+            (
                 which,
-                end,
-                by: "change log".into(),
-                message: message.into(),
-            },
-        );
-        // waits for room in the mailbox: a change is never dropped
-        ctx.spawn(actix::fut::wrap_future(async move {
-            let _ = sessions.send(end).await;
-        }));
-    }
-}
-
-/// Ends the sessions of a connection that is no more. A change of its settings reaches the next session.
-async fn connection_changed(parts: DirectoryParts, name: String) {
-    match parts.store.find_connection(&name).await {
-        Ok(Some(_)) => {}
-        Ok(None) => {
-            let end = EndSessions {
-                which: Which::Connection(name),
-                end: End::AccessDenied,
-                by: "change log".into(),
-                message: "this connection was deleted".into(),
+                End::AccessDenied,
+                "this connection was deleted, or is no longer open to you",
+            )
+        }
+        "agent_revoked" => {
+            let Ok(id) = Uuid::parse_str(&subject) else {
+                return Ok(());
             };
-            let _ = parts.sessions.send(end).await;
+            let _ = parts.links.send(AgentRevoked(id)).await;
+            match parts.store.agent_name(id).await? {
+                Some(name) => (
+                    Which::Agent(name),
+                    End::AgentRefused,
+                    "the agent of this connection was revoked",
+                ),
+                None => return Ok(()),
+            }
         }
-        Err(error) => warn!(%error, connection = name, "cannot see whether a changed connection is still there"),
-    }
-}
-
-/// Ends a revoked agent's links, and the sessions that it carries on this replica.
-async fn agent_revoked(parts: DirectoryParts, id: Uuid) {
-    let _ = parts.links.send(AgentRevoked(id)).await;
-    match parts.store.agent_name(id).await {
-        Ok(Some(name)) => {
-            let end = EndSessions {
-                which: Which::Agent(name),
-                end: End::AgentRefused,
-                by: "change log".into(),
-                message: "the agent of this connection was revoked".into(),
-            };
-            let _ = parts.sessions.send(end).await;
-        }
-        Ok(None) => {}
-        Err(error) => {
-            warn!(%error, agent = %id, "cannot find the name of a revoked agent; its sessions end with its links")
-        }
-    }
+        // other changes are read from their tables when they are needed
+        _ => return Ok(()),
+    };
+    let end = EndSessions {
+        which,
+        end,
+        by: "change log".into(),
+        message: message.into(),
+    };
+    // waits for room in the mailbox: a change is never dropped
+    let _ = parts.sessions.send(end).await;
+    Ok(())
 }
 
 impl Actor for Directory {
     type Context = Context<Self>;
 
     fn started(&mut self, ctx: &mut Self::Context) {
-        self.parts.freshness.confirm();
         self.read(ctx);
         ctx.run_interval(POLL_INTERVAL, |directory, ctx| directory.read(ctx));
     }

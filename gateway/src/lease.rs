@@ -38,6 +38,8 @@ pub struct LeaseParts {
 pub struct Lease {
     parts: LeaseParts,
     renewing: bool,
+    /// Given up, but their sessions have no provisional end yet.
+    lost: Vec<Uuid>,
 }
 
 struct Renewed {
@@ -49,7 +51,11 @@ struct Renewed {
 impl Lease {
     #[must_use]
     pub const fn new(parts: LeaseParts) -> Self {
-        Self { parts, renewing: false }
+        Self {
+            parts,
+            renewing: false,
+            lost: Vec::new(),
+        }
     }
 
     fn renew(&mut self, ctx: &mut Context<Self>) {
@@ -72,22 +78,36 @@ impl Lease {
         ));
     }
 
-    fn apply(&self, renewed: Renewed, ctx: &mut Context<Self>) {
+    fn apply(&mut self, renewed: Renewed, ctx: &mut Context<Self>) {
         if renewed.renewal == Renewal::Lost {
             error!("this replica was given up for dead by another; it stops, so that it can start anew");
-            self.parts.trigger.begin(LEASE_LOST);
+            // a second begin would hurry the shutdown
+            if !self.parts.trigger.has_begun() {
+                self.parts.trigger.begin(LEASE_LOST);
+            }
             return;
         }
         for lost in renewed.lost {
             warn!(replica = %lost, "a replica is lost; its journal's replay will tell how its sessions ended");
+            self.lost.push(lost);
+        }
+        for lost in self.lost.clone() {
             let writer = self.parts.writer.clone();
-            ctx.spawn(actix::fut::wrap_future(async move {
-                match writer.ask(GiveUp { replica: lost }, GIVE_UP_TIMEOUT).await {
-                    Ok(Ok(sessions)) => info!(replica = %lost, sessions, "its sessions have a provisional end"),
-                    Ok(Err(error)) => warn!(replica = %lost, %error, "its sessions have no provisional end"),
-                    Err(error) => warn!(replica = %lost, %error, "its sessions have no provisional end"),
-                }
-            }));
+            let giving_up = actix::fut::wrap_future::<_, Self>(async move {
+                writer.ask(GiveUp { replica: lost }, GIVE_UP_TIMEOUT).await
+            });
+            ctx.spawn(actix::ActorFutureExt::map(
+                giving_up,
+                move |given, lease: &mut Self, _| match given {
+                    Ok(Ok(sessions)) => {
+                        lease.lost.retain(|waiting| *waiting != lost);
+                        info!(replica = %lost, sessions, "its sessions have a provisional end");
+                    }
+                    // asked again at the next renewal
+                    Ok(Err(error)) => warn!(replica = %lost, %error, "its sessions have no provisional end yet"),
+                    Err(error) => warn!(replica = %lost, %error, "its sessions have no provisional end yet"),
+                },
+            ));
         }
         if *self.parts.live.borrow() != renewed.live {
             info!(replicas = renewed.live.len(), "the set of live replicas changed");
@@ -102,13 +122,13 @@ impl Lease {
 
 async fn renew(store: &Store, replica: &Replica) -> Result<Renewed, hoop_store::StoreError> {
     let renewal = store.renew_replica(replica).await?;
+    let live = store.live_replicas().await?.into_iter().map(|row| row.id).collect();
     let mut lost = Vec::new();
     for expired in store.expired_replicas(replica).await? {
         if store.mark_replica_lost(expired.id).await? {
             lost.push(expired.id);
         }
     }
-    let live = store.live_replicas().await?.into_iter().map(|row| row.id).collect();
     Ok(Renewed { renewal, live, lost })
 }
 

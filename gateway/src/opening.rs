@@ -18,7 +18,7 @@ use hoop_actors::recorder::{Commit, RecordError, Recorder};
 use hoop_actors::relay::{self, Counts, HoldLimits, Parts, RecordLimits, RecordMode};
 use hoop_actors::session::{self, How, Session, Ties};
 use hoop_actors::stage::Chain;
-use hoop_evidence::{ArbiterJournal, AuditMode, SessionRecorder};
+use hoop_evidence::{ArbiterJournal, AuditMode, SessionRecorder, fault};
 use hoop_proto::end::{End, Refusal};
 use hoop_proto::evidence::event::Body;
 use hoop_proto::evidence::{self, Ended, Notice, Started};
@@ -27,8 +27,10 @@ use hoop_proto::postgres::accept::{Accept, Startup};
 use hoop_proto::postgres::session::{Limits, Session as PostgresDialogue};
 use hoop_store::Store;
 use hoop_store::connections::{self, Connection, Secret};
+use hoop_store::users::Role;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tracing::{Instrument, error, info, info_span, warn};
 use uuid::Uuid;
 
@@ -38,8 +40,8 @@ use crate::links::FrameStream;
 use crate::links::dispatch::{Dispatcher, Request};
 use crate::links::registry::LinkLoad;
 use crate::listeners::client_stream::ClientStream;
-use crate::policy::grant::Grant;
-use crate::sessions::{Closed, Entry, Known, Open, Sessions};
+use crate::policy::grant::{self, Grant};
+use crate::sessions::{Closed, Entry, Known, Open, Sessions, stopping};
 
 /// From the agent's Attach to its login at the target.
 const TARGET_LOGIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,6 +53,8 @@ const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 const BYTES_CHANNEL: u32 = 1;
 /// Ends that wait for an arbiter's parent.
 const PARENT_MAILBOX_MESSAGES: usize = 1024;
+/// Longest time that a statement is held for fresh policy; then its session ends.
+const STALE_HOLD_MAX: Duration = Duration::from_secs(60);
 /// How often a statement that waits for fresh policy looks again.
 const STALE_CHECK: Duration = Duration::from_millis(200);
 
@@ -67,6 +71,8 @@ pub struct Opener {
     pub cancel_keys: CancelKeys,
     pub freshness: Freshness,
     pub link_budget: ByteBudget,
+    /// Where a person makes a credential.
+    pub credentials_url: String,
 }
 
 /// A client that may come in.
@@ -76,8 +82,8 @@ pub struct Opening {
     pub startup: Startup,
     pub grant: Grant,
     pub client: SocketAddr,
-    /// How long its credential is good yet.
-    pub expires_in: Duration,
+    /// When its credential expires.
+    pub expires_at: Instant,
 }
 
 impl Opener {
@@ -93,6 +99,7 @@ impl Opener {
             connection: connection.name.clone(),
             connection_id: connection.id,
             agent: connection.agent.clone(),
+            member: user.role == Role::Member,
         };
         let (go, admitted) = oneshot::channel::<Result<(), Refusal>>();
         let opener = self.clone();
@@ -116,14 +123,6 @@ impl Opener {
     }
 }
 
-fn stopping() -> Refusal {
-    Refusal::new(
-        End::Shutdown,
-        "the gateway is stopping",
-        "Connect again: another replica, or this one, will serve you.",
-    )
-}
-
 /// The recorder, shared by the relay and by whoever records the end.
 #[derive(Clone)]
 struct SharedRecorder {
@@ -133,11 +132,19 @@ struct SharedRecorder {
 
 impl Recorder for SharedRecorder {
     fn append(&mut self, body: Body) -> Result<(), RecordError> {
+        match &body {
+            // the first of a statement's result: it was forwarded, and the target has answered
+            Body::Output(_) => fault::point("after_forward"),
+            Body::Outcome(_) => fault::point("before_outcome"),
+            _ => {}
+        }
         self.recorder.borrow_mut().append(body)
     }
 
     fn commit(&mut self) -> Result<Commit, RecordError> {
+        fault::point("before_journal");
         let commit = self.recorder.borrow_mut().commit()?;
+        fault::point("after_journal");
         if !self.freshness.stale() {
             return Ok(commit);
         }
@@ -147,7 +154,11 @@ impl Recorder for SharedRecorder {
             if let Commit::Wait(safe) = commit {
                 safe.await?;
             }
+            let held = Instant::now();
             while freshness.stale() {
+                if held.elapsed() > STALE_HOLD_MAX {
+                    return Err(RecordError("the present rules could not be confirmed".into()));
+                }
                 tokio::time::sleep(STALE_CHECK).await;
             }
             Ok(())
@@ -203,6 +214,11 @@ async fn run(
     admitted: Result<(), Refusal>,
     ties: Ties,
 ) -> Refusal {
+    // Registered by now: whatever changed before is seen here, whatever changes later ends the session.
+    let admitted = match admitted {
+        Ok(()) => ask_again(opener, &mut opening).await,
+        refused => refused,
+    };
     if let Err(refusal) = admitted {
         info!(%refusal, "session refused");
         farewell(&mut opening, &refusal).await;
@@ -232,6 +248,36 @@ async fn run(
         error!(%error, "the end of a session cannot be recorded; the journal's replay tells it");
     }
     refusal
+}
+
+/// The credential was looked up before its password was proved; it may have been revoked, or its access taken, since.
+async fn ask_again(opener: &Opener, opening: &mut Opening) -> Result<(), Refusal> {
+    let credential = opening.grant.credential();
+    let record = match tokio::time::timeout(STORE_TIMEOUT, opener.store.lookup_credential(credential)).await {
+        Ok(Ok(Some(record))) => record,
+        Ok(Ok(None)) => {
+            return Err(Refusal::new(
+                End::CredentialRevoked,
+                "this credential is no more",
+                "Make a new credential.",
+            ));
+        }
+        Ok(Err(_)) | Err(_) => {
+            return Err(Refusal::new(
+                End::PolicyStale,
+                "the gateway cannot reach its own database to check this login",
+                "Try again in a moment; if it lasts, tell the operator that Hoop's store is away.",
+            ));
+        }
+    };
+    opening.expires_at = Instant::now() + Duration::from_secs(record.expires_in_s);
+    let request = grant::Request {
+        credential,
+        database: opening.startup.database.as_deref(),
+        replication: opening.startup.replication,
+    };
+    opening.grant = grant::authorise(record, &request, &opener.credentials_url)?;
+    Ok(())
 }
 
 fn unrecordable() -> Refusal {
@@ -327,12 +373,7 @@ async fn reach(
     recorder: &mut SharedRecorder,
 ) -> Result<Reached, Refusal> {
     let gone = |_| Refusal::new(End::ClientClosed, "the client left before the target was reached", "");
-    for (name, value) in opening
-        .startup
-        .parameters
-        .iter()
-        .filter(|(name, _)| judged_as_set(name))
-    {
+    for (name, value) in &opening.startup.parameters {
         let notice = Notice {
             kind: "setting".into(),
             text: format!("{name}={value}"),
@@ -392,11 +433,6 @@ async fn reach(
     opening.stream.write_all(&greeted).await.map_err(gone)?;
     opening.stream.flush().await.map_err(gone)?;
     Ok(Reached { mux, key, load })
-}
-
-/// Start-up parameters that are judged like the `SET` they stand for (DESIGN §5).
-fn judged_as_set(name: &str) -> bool {
-    matches!(name, "role" | "session_authorization" | "options")
 }
 
 async fn target_of(opener: &Opener, opening: &Opening) -> Result<Target, Refusal> {
@@ -502,7 +538,7 @@ async fn carry(opening: Opening, reached: Reached, recorder: SharedRecorder, tie
         idle_timeout,
     };
     let mut relay = std::pin::pin!(relay::run(parts));
-    let mut expiry = std::pin::pin!(tokio::time::sleep(opening.expires_in));
+    let mut expiry = std::pin::pin!(tokio::time::sleep_until(opening.expires_at));
     let mut expired = false;
     let end = loop {
         tokio::select! {

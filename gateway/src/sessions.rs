@@ -24,12 +24,15 @@ pub struct Known {
     pub connection: String,
     pub connection_id: Uuid,
     pub agent: String,
+    /// The person is a member: access is by the connection's leave.
+    pub member: bool,
 }
 
 /// The registry's actor, on the main arbiter.
 pub struct Sessions {
     entries: HashMap<Uuid, Entry>,
     max_sessions: usize,
+    closing: bool,
     _vital: Vital,
 }
 
@@ -39,6 +42,7 @@ impl Sessions {
         Self {
             entries: HashMap::new(),
             max_sessions,
+            closing: false,
             _vital: vital,
         }
     }
@@ -65,6 +69,9 @@ impl Handler<Open> for Sessions {
     type Result = Result<(), Refusal>;
 
     fn handle(&mut self, message: Open, _: &mut Self::Context) -> Self::Result {
+        if self.closing {
+            return Err(stopping());
+        }
         if self.entries.len() >= self.max_sessions {
             return Err(Refusal::new(
                 End::TooManySessions,
@@ -92,6 +99,29 @@ impl Handler<Open> for Sessions {
     }
 }
 
+/// No more sessions: this replica stops.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Close;
+
+impl Handler<Close> for Sessions {
+    type Result = ();
+
+    fn handle(&mut self, _: Close, _: &mut Self::Context) {
+        self.closing = true;
+    }
+}
+
+/// Told to who comes while the gateway stops.
+#[must_use]
+pub fn stopping() -> Refusal {
+    Refusal::new(
+        End::Shutdown,
+        "the gateway is stopping",
+        "Connect again: another replica, or this one, will serve you.",
+    )
+}
+
 /// A session is over.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -110,7 +140,12 @@ impl Handler<Closed> for Sessions {
 pub enum Which {
     One(Uuid),
     Credential(String),
-    Connection(String),
+    /// Of a connection that now has this id (`None`: deleted) and is open to members or not: those that it ends.
+    Connection {
+        name: String,
+        id: Option<Uuid>,
+        members: bool,
+    },
     Agent(String),
     All,
 }
@@ -135,7 +170,9 @@ impl Handler<EndSessions> for Sessions {
             let meant = match &message.which {
                 Which::One(wanted) => wanted == id,
                 Which::Credential(credential) => *credential == known.credential,
-                Which::Connection(connection) => *connection == known.connection,
+                Which::Connection { name, id, members } => {
+                    *name == known.connection && (*id != Some(known.connection_id) || (known.member && !members))
+                }
                 Which::Agent(agent) => *agent == known.agent,
                 Which::All => true,
             };

@@ -23,7 +23,7 @@ use hoop_actors::handle::Handle;
 use hoop_actors::keeper::{Keeper, Policy};
 use hoop_actors::shutdown::{Shutdown, Trigger};
 use hoop_evidence::writer::{AuditSetup, AuditWriter, Finish};
-use hoop_evidence::{Journal, JournalConfig};
+use hoop_evidence::{ArbiterJournal, Journal, JournalConfig};
 use hoop_proto::end::End;
 use hoop_store::database_url::DatabaseUrl;
 use hoop_store::embedded::Embedded;
@@ -42,7 +42,7 @@ use crate::lease::{LEASE_LOST, Lease, LeaseParts};
 use crate::links::dispatch::Dispatcher;
 use crate::links::peer::PeerDialer;
 use crate::links::port::LinkPort;
-use crate::links::registry::{DrainAll, Links};
+use crate::links::registry::{Carried, DrainAll, Links};
 use crate::links::service::LinkService;
 use crate::links::tickets::Tickets;
 use crate::listeners::canceller::Canceller;
@@ -50,7 +50,7 @@ use crate::listeners::port::{Deliver, Listener, bind};
 use crate::listeners::postgres::PostgresPort;
 use crate::opening::{Opener, SessionParent};
 use crate::ready::{self, Ready};
-use crate::sessions::{Count, EndSessions, Sessions, Which};
+use crate::sessions::{Close, Count, EndSessions, Sessions, Which};
 use crate::vital::Vital;
 use crate::{limits, setup, tls};
 
@@ -76,6 +76,7 @@ thread_local! {
 
 #[derive(Clone)]
 struct ArbiterPorts {
+    journal: ArbiterJournal,
     link: LinkPort,
     postgres: Rc<PostgresPort>,
 }
@@ -353,7 +354,11 @@ async fn close_arbiters(arbiters: &[ArbiterHandle]) {
     for arbiter in arbiters {
         let (done, closed) = tokio::sync::oneshot::channel();
         arbiter.spawn_fn(move || {
-            drop(PORTS.take());
+            if let Some(ports) = PORTS.take()
+                && let Err(error) = ports.journal.flush()
+            {
+                warn!(%error, "the last records are not in the journal");
+            }
             let _ = done.send(());
         });
         let _ = closed.await;
@@ -472,13 +477,14 @@ fn ports_of(shared: &Shared, arbiter: usize) -> ArbiterPorts {
         arbiter,
         replica: shared.replica,
         store: shared.store.clone(),
-        journal,
+        journal: journal.clone(),
         parent: parent.recipient(),
         dispatcher,
         sessions: shared.sessions.clone(),
         cancel_keys: shared.cancel_keys.clone(),
         freshness: shared.freshness.clone(),
         link_budget: shared.budget.clone(),
+        credentials_url: shared.credentials_url.clone(),
     };
     let postgres = PostgresPort {
         store: shared.store.clone(),
@@ -490,6 +496,7 @@ fn ports_of(shared: &Shared, arbiter: usize) -> ArbiterPorts {
         opener: Rc::new(opener),
     };
     ArbiterPorts {
+        journal,
         link: LinkPort::start(service, shared.link_tls.clone()),
         postgres: Rc::new(postgres),
     }
@@ -524,8 +531,13 @@ where
 /// Asks agents and sessions to go, and waits until none is left.
 async fn drain(deadline: Duration, links: Addr<Links>, sessions: Addr<Sessions>) {
     let deadline_ms = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX);
+    let _ = sessions.send(Close).await;
     let _ = links.send(DrainAll { deadline_ms }).await;
     until_empty(&sessions).await;
+    // sessions of other replicas that this one's agents carry
+    while links.send(Carried).await.is_ok_and(|carried| carried > 0) {
+        tokio::time::sleep(DRAIN_CHECK).await;
+    }
 }
 
 async fn until_empty(sessions: &Addr<Sessions>) {

@@ -169,6 +169,11 @@ impl Gateway {
         Ok(())
     }
 
+    /// Leaves a variable out of the next start.
+    pub fn forget(&mut self, name: &str) {
+        self.environment.retain(|(known, _)| known != name);
+    }
+
     /// Runs another command of the gateway's binary with this gateway's configuration.
     ///
     /// # Errors

@@ -445,7 +445,10 @@ impl State {
     fn poison(&mut self, error: &io::Error) -> RecordError {
         let why = failed(error);
         tracing::error!(arbiter = self.progress.number, %error, "the journal cannot be written");
-        self.open = None;
+        // what was written to it before still has to reach the disk
+        if let Some(open) = self.open.take() {
+            self.sync.rotated.push(open.file);
+        }
         self.poisoned = Some((why.clone(), Instant::now() + Duration::from_millis(REOPEN_AFTER_MS)));
         why
     }
@@ -466,8 +469,10 @@ impl State {
             Err(error) => {
                 // After a failed fdatasync the kernel may have dropped the pages: the file is not asked again.
                 let why = self.poison(&error);
-                self.sync.failed = Some((position, why));
-                self.sync.position = self.sync.position.max(position);
+                self.sync.rotated.clear();
+                // frames that were written to it meanwhile are lost with it
+                self.sync.failed = Some((self.position, why));
+                self.sync.position = self.sync.position.max(self.position);
             }
         }
     }

@@ -77,8 +77,10 @@ impl Actor for AgentLink {
                 Ok(None) => {
                     let refused = Refused {
                         code: "agent_refused".into(),
-                        message: "this agent holds too many links already".into(),
-                        hint: "Stop some of the agents that share this key.".into(),
+                        message:
+                            "this link is not taken: the agent was revoked, holds too many links, or the gateway stops"
+                                .into(),
+                        hint: "The agent dials again by itself.".into(),
                         ..Refused::default()
                     };
                     link.send(gateway_message::Body::Refused(refused));

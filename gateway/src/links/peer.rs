@@ -101,6 +101,7 @@ impl PeerDialer {
             target: Some(request.target.clone()),
             agent: request.agent.clone(),
             connection: request.connection.clone(),
+            replica: Bytes::copy_from_slice(replica.id.as_bytes()),
             ..Open::default()
         };
         let (outbound, frames) = oneshot::channel::<FrameStream>();
@@ -130,6 +131,7 @@ impl PeerDialer {
         let open = Open {
             session: Bytes::copy_from_slice(Uuid::nil().as_bytes()),
             kind: "cancel".into(),
+            replica: Bytes::copy_from_slice(replica.id.as_bytes()),
             ..Open::default()
         };
         let cancel = Control {

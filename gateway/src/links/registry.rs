@@ -1,8 +1,9 @@
 //! `Links`: who is linked to this replica. Every login asks it once; it holds addresses, never bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message, MessageResult, ResponseFuture};
 use hoop_store::Store;
@@ -14,6 +15,8 @@ use crate::vital::Vital;
 
 use super::agent_link::{AgentLink, DrainLink, ReplicasChanged, Revoked};
 
+/// Pause before a failed report to the store is tried again.
+const PUBLISH_RETRY: Duration = Duration::from_secs(2);
 /// Links that one agent identity may hold to one replica (instances times arbiters).
 pub const LINKS_PER_AGENT_MAX: usize = 512;
 
@@ -32,6 +35,13 @@ pub struct Links {
     next: u64,
     store: Store,
     replica: Replica,
+    /// Agents whose keys were revoked while this replica runs: a register that was under way does not join.
+    revoked: HashSet<Uuid>,
+    /// This replica stops: no more links.
+    closing: bool,
+    /// A report to the store is under way; `dirty`: another one must follow.
+    publishing: bool,
+    dirty: bool,
     _vital: Vital,
 }
 
@@ -43,12 +53,22 @@ impl Links {
             next: 1,
             store,
             replica,
+            revoked: HashSet::new(),
+            closing: false,
+            publishing: false,
+            dirty: false,
             _vital: vital,
         }
     }
 
-    /// Tells the other replicas, through the store, whom we can reach.
-    fn publish(&self, ctx: &mut Context<Self>) {
+    /// Tells the other replicas, through the store, whom we can reach. One report at a time, so that the last one told
+    /// is the last one kept.
+    fn publish(&mut self, ctx: &mut Context<Self>) {
+        if self.publishing {
+            self.dirty = true;
+            return;
+        }
+        self.publishing = true;
         let mut agents: Vec<Uuid> = self
             .entries
             .values()
@@ -58,9 +78,20 @@ impl Links {
         agents.sort_unstable();
         agents.dedup();
         let (store, replica) = (self.store.clone(), self.replica);
-        ctx.spawn(actix::fut::wrap_future(async move {
-            if let Err(error) = store.replace_links(&replica, &agents).await {
-                warn!(%error, "cannot tell the other replicas which agents are linked here; the next change or renewal does");
+        let telling = actix::fut::wrap_future::<_, Self>(async move {
+            let told = store.replace_links(&replica, &agents).await;
+            if told.is_err() {
+                tokio::time::sleep(PUBLISH_RETRY).await;
+            }
+            told
+        });
+        ctx.spawn(actix::ActorFutureExt::map(telling, |told, links: &mut Self, ctx| {
+            links.publishing = false;
+            if let Err(error) = &told {
+                warn!(%error, "cannot tell the other replicas which agents are linked here; trying again");
+            }
+            if std::mem::take(&mut links.dirty) || told.is_err() {
+                links.publish(ctx);
             }
         }));
     }
@@ -89,7 +120,7 @@ impl Handler<Join> for Links {
             .values()
             .filter(|entry| entry.agent_id == message.agent_id)
             .count();
-        if held >= LINKS_PER_AGENT_MAX {
+        if held >= LINKS_PER_AGENT_MAX || self.closing || self.revoked.contains(&message.agent_id) {
             return None;
         }
         let id = self.next;
@@ -191,6 +222,24 @@ impl Handler<Pick> for Links {
     }
 }
 
+/// How many sessions the links carry, those of other replicas included.
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub struct Carried;
+
+impl Handler<Carried> for Links {
+    type Result = MessageResult<Carried>;
+
+    fn handle(&mut self, _: Carried, _: &mut Self::Context) -> Self::Result {
+        MessageResult(
+            self.entries
+                .values()
+                .map(|entry| entry.sessions.load(Ordering::Relaxed))
+                .sum(),
+        )
+    }
+}
+
 /// The names of all agents that are linked to this replica.
 #[derive(Message)]
 #[rtype(result = "Vec<String>")]
@@ -216,6 +265,7 @@ impl Handler<AgentRevoked> for Links {
     type Result = ();
 
     fn handle(&mut self, message: AgentRevoked, _: &mut Self::Context) {
+        self.revoked.insert(message.0);
         for entry in self.entries.values().filter(|entry| entry.agent_id == message.0) {
             if entry.address.try_send(Revoked).is_err() {
                 warn!(agent = entry.agent, "the link of a revoked agent does not answer");
@@ -253,6 +303,7 @@ impl Handler<DrainAll> for Links {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, message: DrainAll, _: &mut Self::Context) -> Self::Result {
+        self.closing = true;
         for entry in self.entries.values_mut() {
             entry.draining = true;
         }

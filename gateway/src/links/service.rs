@@ -228,10 +228,17 @@ impl Link for LinkService {
         let Some(frame::Body::Open(open)) = frame.body else {
             return Err(Status::invalid_argument("the first frame is not Open"));
         };
+        if open.replica.as_ref() != self.replica.as_bytes() {
+            return Err(Status::failed_precondition(
+                "another replica was meant: peer_address must lead to one replica, not to a balancer",
+            ));
+        }
         match open.kind.as_str() {
             "cancel" => self.serve_cancel(inbound).await.map(Response::new),
             "session" => match self.serve_peer(open, inbound).await {
                 Ok(frames) => Ok(Response::new(frames)),
+                // the caller tries the next replica
+                Err(refusal) if refusal.end == End::AgentOffline => Err(Status::unavailable(refusal.message)),
                 Err(refusal) => {
                     let frames: FrameStream = Box::pin(futures_util::stream::iter([Ok(close_frame(&refusal))]));
                     Ok(Response::new(frames))

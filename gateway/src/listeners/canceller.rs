@@ -16,10 +16,18 @@ use crate::links::peer::PeerDialer;
 /// Cancels of one address within `WINDOW`, on one arbiter.
 const CANCELS_PER_ADDRESS: u32 = 100;
 const WINDOW: Duration = Duration::from_secs(10);
-/// Addresses remembered; at the limit all are forgotten, which errs towards letting a cancel through.
+/// Addresses remembered; with so many at once, new ones are refused until some have been quiet for `WINDOW`.
 const ADDRESSES_MAX: usize = 4096;
 /// Longest way of a cancel to another replica.
 const PEER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An IPv4 address, or an IPv6 /64: what one peer has.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
+        v4 => v4,
+    }
+}
 
 /// One value an arbiter.
 pub struct Canceller {
@@ -41,11 +49,15 @@ impl Canceller {
     }
 
     fn too_often(&self, address: IpAddr) -> bool {
+        let address = network(address);
         let mut recent = self.recent.borrow_mut();
-        if recent.len() >= ADDRESSES_MAX {
-            recent.clear();
-        }
         let now = Instant::now();
+        if recent.len() >= ADDRESSES_MAX && !recent.contains_key(&address) {
+            recent.retain(|_, (since, _)| now.duration_since(*since) <= WINDOW);
+            if recent.len() >= ADDRESSES_MAX {
+                return true;
+            }
+        }
         let (since, count) = recent.entry(address).or_insert((now, 0));
         if now.duration_since(*since) > WINDOW {
             (*since, *count) = (now, 0);
@@ -86,5 +98,19 @@ impl Canceller {
             Ok(Err(error)) => warn!(replica = %replica.id, %error, "cannot pass a cancel on"),
             Err(_) => warn!(replica = %replica.id, "passing a cancel on took over 5 s"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cancels_are_counted_by_ipv4_address_and_ipv6_64() {
+        let net = |text: &str| network(text.parse().unwrap());
+        assert_eq!(net("2001:db8::1"), net("2001:db8::ffff:1"));
+        assert_ne!(net("2001:db8::1"), net("2001:db8:0:1::1"));
+        assert_eq!(net("::ffff:192.0.2.1"), net("192.0.2.1"));
+        assert_ne!(net("192.0.2.1"), net("192.0.2.2"));
     }
 }

@@ -14,6 +14,7 @@ use hoop_store::credentials::CredentialRecord;
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info, warn};
 
@@ -69,9 +70,11 @@ impl PostgresPort {
                 return;
             }
         };
-        ticket.authenticated();
         match outcome {
-            Ok(Ok(Handshake::Proved(proved))) => self.open(*proved, client).await,
+            Ok(Ok(Handshake::Proved(proved))) => {
+                ticket.authenticated();
+                self.open(*proved, client).await;
+            }
             Ok(Ok(Handshake::Cancel { process_id, secret })) => {
                 self.canceller.cancel(client, process_id, secret).await;
             }
@@ -177,7 +180,7 @@ impl PostgresPort {
             startup,
             record,
         } = proved;
-        let expires_in = Duration::from_secs(record.expires_in_s);
+        let expires_at = Instant::now() + Duration::from_secs(record.expires_in_s);
         let request = grant::Request {
             credential: &startup.user,
             database: startup.database.as_deref(),
@@ -200,7 +203,7 @@ impl PostgresPort {
                     startup,
                     grant,
                     client,
-                    expires_in,
+                    expires_at,
                 };
                 self.opener.clone().open(opening).await;
             }

@@ -138,6 +138,72 @@ async fn a_gateway_killed_under_load_loses_nothing_that_the_target_received() ->
     compare(&hoop).await
 }
 
+/// Longest wait for a fault point under load.
+const FAULT_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The gateway ends itself, as `kill -9` would, when it reaches `point` for the `hit`-th time under load.
+async fn killed_at(point: &str, hit: u32) -> Result<()> {
+    let mut hoop = Hoop::with(Options {
+        store: StoreKind::Own,
+        gateway_env: vec![("HOOP_FAULT".into(), format!("{point}:{hit}"))],
+        ..Options::default()
+    })
+    .await?;
+    let login = hoop.person().await?;
+    let load = Load::start(std::slice::from_ref(&login), 4);
+    let begun = std::time::Instant::now();
+    while hoop.gateway_mut()?.process.alive() {
+        ensure!(
+            begun.elapsed() < FAULT_DEADLINE,
+            "{point} was not reached: is the gateway built with the feature `faults`, as ./dev test does?"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let log = hoop.gateway()?.process.log();
+    ensure!(
+        log.contains(&format!("fault point {point} reached")),
+        "it ended otherwise: {log}"
+    );
+    hoop.gateway_mut()?.forget("HOOP_FAULT");
+    hoop.gateway_mut()?.start_again().await?;
+    eventually("logins work again", BACK_DEADLINE * 2, async || {
+        login.query("select 1").await.map(Some)
+    })
+    .await?;
+    load.stop().await?;
+    compare(&hoop).await
+}
+
+#[tokio::test]
+async fn killed_before_the_journal_nothing_is_missing() -> Result<()> {
+    killed_at("before_journal", 200).await
+}
+
+#[tokio::test]
+async fn killed_after_the_journal_nothing_is_missing() -> Result<()> {
+    killed_at("after_journal", 200).await
+}
+
+#[tokio::test]
+async fn killed_after_forwarding_nothing_is_missing() -> Result<()> {
+    killed_at("after_forward", 200).await
+}
+
+#[tokio::test]
+async fn killed_before_an_outcome_nothing_is_missing() -> Result<()> {
+    killed_at("before_outcome", 200).await
+}
+
+#[tokio::test]
+async fn killed_inside_a_chunk_nothing_is_missing() -> Result<()> {
+    killed_at("inside_chunk", 20).await
+}
+
+#[tokio::test]
+async fn killed_inside_a_commit_nothing_is_missing() -> Result<()> {
+    killed_at("inside_commit", 30).await
+}
+
 #[tokio::test]
 async fn the_stores_absence_is_sat_out() -> Result<()> {
     let seconds = if hoop_tests::full() {

@@ -174,11 +174,15 @@ pub const CASES: &[Case] = &[
         Kind::StalledPercentile,
         "p99 of an active client beside 100 that do not read",
     ),
-    case(
+    variant(
+        case(
+            "audit_bytes",
+            "x",
+            Kind::AuditBytes,
+            "journal + WAL + tables, per byte recorded in full",
+        ),
         "audit_bytes",
-        "x",
-        Kind::AuditBytes,
-        "journal + WAL + tables, per byte recorded in full",
+        "record-full",
     ),
     wan(
         case(

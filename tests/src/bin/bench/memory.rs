@@ -102,14 +102,10 @@ pub async fn audit(lane: Lane, lanes: &Lanes, login: &Login) -> Result<Option<f6
     let Some(hoop) = lanes.hoop.as_ref().filter(|_| lane == Lane::Hoop) else {
         return Ok(None);
     };
-    let login = match lanes.login(Lane::Hoop, false, "record-full") {
-        Ok(full) => full,
-        Err(_) => login.clone(),
-    };
     let store = hoop.store_cluster();
     let gateway = hoop.gateway()?.process.pid();
     let before = (written(gateway)?, stored(store).await?);
-    copy_out(&login).await?;
+    copy_out(login).await?;
     let mut last = stored(store).await?;
     for _ in 0..SETTLE_ROUNDS {
         tokio::time::sleep(SETTLE).await;
