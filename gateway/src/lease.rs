@@ -91,21 +91,24 @@ impl Lease {
             warn!(replica = %lost, "a replica is lost; its journal's replay will tell how its sessions ended");
             self.lost.push(lost);
         }
-        for lost in self.lost.clone() {
+        for lost in std::mem::take(&mut self.lost) {
             let writer = self.parts.writer.clone();
             let giving_up = actix::fut::wrap_future::<_, Self>(async move {
                 writer.ask(GiveUp { replica: lost }, GIVE_UP_TIMEOUT).await
             });
             ctx.spawn(actix::ActorFutureExt::map(
                 giving_up,
-                move |given, lease: &mut Self, _| match given {
-                    Ok(Ok(sessions)) => {
-                        lease.lost.retain(|waiting| *waiting != lost);
-                        info!(replica = %lost, sessions, "its sessions have a provisional end");
-                    }
-                    // asked again at the next renewal
-                    Ok(Err(error)) => warn!(replica = %lost, %error, "its sessions have no provisional end yet"),
-                    Err(error) => warn!(replica = %lost, %error, "its sessions have no provisional end yet"),
+                move |given, lease: &mut Self, _| {
+                    let problem = match given {
+                        Ok(Ok(sessions)) => {
+                            info!(replica = %lost, sessions, "its sessions have a provisional end");
+                            return;
+                        }
+                        Ok(Err(error)) => error.to_string(),
+                        Err(error) => error.to_string(),
+                    };
+                    warn!(replica = %lost, problem, "its sessions have no provisional end yet; asked again at the next renewal");
+                    lease.lost.push(lost);
                 },
             ));
         }

@@ -27,6 +27,7 @@ use hoop_proto::postgres::accept::{Accept, Startup};
 use hoop_proto::postgres::session::{Limits, Session as PostgresDialogue};
 use hoop_store::Store;
 use hoop_store::connections::{self, Connection, Secret};
+use hoop_store::credentials::CredentialRecord;
 use hoop_store::users::Role;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
@@ -45,7 +46,7 @@ use crate::sessions::{Closed, Entry, Known, Open, Sessions, stopping};
 
 /// From the agent's Attach to its login at the target.
 const TARGET_LOGIN_TIMEOUT: Duration = Duration::from_secs(30);
-/// Reading the target's secret from the store.
+/// One question to the store during a login.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest write of a farewell to a client that does not read.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -87,6 +88,26 @@ pub struct Opening {
 }
 
 impl Opener {
+    /// The credential that a login names, whatever its state; `None` where there is none.
+    ///
+    /// # Errors
+    /// The `Refusal` to tell where the store does not answer.
+    pub async fn look_up(&self, user: &str) -> Result<Option<CredentialRecord>, Refusal> {
+        let away = |problem: String| {
+            warn!(problem, "a login cannot be looked up");
+            Refusal::new(
+                End::PolicyStale,
+                "the gateway cannot reach its own database to check this login",
+                "Try again in a moment; if it lasts, tell the operator that Hoop's store is away.",
+            )
+        };
+        match tokio::time::timeout(STORE_TIMEOUT, self.store.lookup_credential(user)).await {
+            Ok(Ok(found)) => Ok(found),
+            Ok(Err(error)) => Err(away(error.to_string())),
+            Err(_) => Err(away(format!("no answer within {} s", STORE_TIMEOUT.as_secs()))),
+        }
+    }
+
     /// Starts the session's actor and registers it; the life then goes on by itself.
     pub async fn open(self: Rc<Self>, opening: Opening) {
         let id = Uuid::now_v7();
@@ -253,23 +274,13 @@ async fn run(
 /// The credential was looked up before its password was proved; it may have been revoked, or its access taken, since.
 async fn ask_again(opener: &Opener, opening: &mut Opening) -> Result<(), Refusal> {
     let credential = opening.grant.credential();
-    let record = match tokio::time::timeout(STORE_TIMEOUT, opener.store.lookup_credential(credential)).await {
-        Ok(Ok(Some(record))) => record,
-        Ok(Ok(None)) => {
-            return Err(Refusal::new(
-                End::CredentialRevoked,
-                "this credential is no more",
-                "Make a new credential.",
-            ));
-        }
-        Ok(Err(_)) | Err(_) => {
-            return Err(Refusal::new(
-                End::PolicyStale,
-                "the gateway cannot reach its own database to check this login",
-                "Try again in a moment; if it lasts, tell the operator that Hoop's store is away.",
-            ));
-        }
-    };
+    let record = opener.look_up(credential).await?.ok_or_else(|| {
+        Refusal::new(
+            End::CredentialRevoked,
+            "this credential is no more",
+            "Make a new credential.",
+        )
+    })?;
     opening.expires_at = Instant::now() + Duration::from_secs(record.expires_in_s);
     let request = grant::Request {
         credential,

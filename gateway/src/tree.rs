@@ -487,7 +487,6 @@ fn ports_of(shared: &Shared, arbiter: usize) -> ArbiterPorts {
         credentials_url: shared.credentials_url.clone(),
     };
     let postgres = PostgresPort {
-        store: shared.store.clone(),
         tls: shared.postgres_tls.clone(),
         server_end_point: shared.server_end_point.clone(),
         mock_key: shared.store.installation().mock_key,

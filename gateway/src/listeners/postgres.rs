@@ -9,14 +9,13 @@ use bytes::{Bytes, BytesMut};
 use hoop_actors::gate::GateTicket;
 use hoop_proto::end::{End, Refusal};
 use hoop_proto::postgres::accept::{Accept, AcceptOptions, Startup, Step};
-use hoop_store::Store;
 use hoop_store::credentials::CredentialRecord;
 use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use super::canceller::Canceller;
 use super::client_stream::ClientStream;
@@ -25,8 +24,6 @@ use crate::policy::grant;
 
 /// From the first byte to the proved credential.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
-/// One question to the store during a login.
-const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest write of a refusal to a client that does not read.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// One read during the handshake.
@@ -34,7 +31,6 @@ const HANDSHAKE_READ_BYTES: usize = 4096;
 
 /// What every connection of this port needs. One value an arbiter.
 pub struct PostgresPort {
-    pub store: Store,
     pub tls: Arc<ServerConfig>,
     /// Channel binding of the certificate in `tls`.
     pub server_end_point: Option<Vec<u8>>,
@@ -115,7 +111,7 @@ impl PostgresPort {
                     stream.flush().await?;
                 }
                 Step::StartTls => stream = self.start_tls(stream, &mut accept).await?,
-                Step::Ask { user } => match self.look_up(&user).await {
+                Step::Ask { user } => match self.opener.look_up(&user).await {
                     Ok(found) => {
                         accept.answer(found.as_ref().map(|record| record.verifier.clone()));
                         record = found;
@@ -154,22 +150,6 @@ impl PostgresPort {
         let stream = TlsAcceptor::from(self.tls.clone()).accept(socket).await?;
         accept.tls_started(self.server_end_point.clone());
         Ok(ClientStream::Tls(Box::new(stream)))
-    }
-
-    async fn look_up(&self, user: &str) -> Result<Option<CredentialRecord>, Refusal> {
-        let away = |problem: String| {
-            warn!(problem, "a login cannot be looked up");
-            Refusal::new(
-                End::PolicyStale,
-                "the gateway cannot reach its own database to check this login",
-                "Try again in a moment; if it lasts, tell the operator that Hoop's store is away.",
-            )
-        };
-        match tokio::time::timeout(STORE_TIMEOUT, self.store.lookup_credential(user)).await {
-            Ok(Ok(found)) => Ok(found),
-            Ok(Err(error)) => Err(away(error.to_string())),
-            Err(_) => Err(away(format!("no answer within {} s", STORE_TIMEOUT.as_secs()))),
-        }
     }
 
     /// The credential is proved: decide, and run the session.
