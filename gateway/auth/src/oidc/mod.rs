@@ -1,0 +1,1 @@
+//! OpenID Connect 1.0: authorization code with PKCE.
