@@ -134,7 +134,6 @@ impl Chain {
                 interest.statements |= own.statements;
                 interest.input |= own.input;
                 interest.output |= own.output;
-                interest.settings |= own.settings;
                 ChainLink {
                     name,
                     interest: own,
@@ -160,7 +159,8 @@ impl Chain {
     /// Asks each interested stage in order, all of them, then merges: any refusal wins, then holds.
     ///
     /// # Errors
-    /// `StageLost` where a stage is gone, is late, or answers for another number of events.
+    /// `StageLost` where a stage is gone, is late, answers for another number of events, or judges one that it did not
+    /// ask for.
     pub async fn judge(&self, direction: Direction, events: Arc<[Event]>) -> Result<Judgement, StageLost> {
         let mut judgement = Judgement::default();
         for link in &self.links {
@@ -184,6 +184,10 @@ impl Chain {
                 return Err(lost("answered for another number of events"));
             }
             for (event, verdict) in verdicts.into_iter().enumerate() {
+                // Nothing would carry it out.
+                if verdict != Verdict::Forward && events.get(event).is_none_or(|event| !wants(link.interest, event)) {
+                    return Err(lost("judged an event that it did not ask for"));
+                }
                 judgement.add(link.name, event, verdict);
             }
         }
@@ -197,6 +201,19 @@ impl Chain {
 }
 
 impl Judgement {
+    /// What the stages said of one event, for the record.
+    #[must_use]
+    pub fn verdicts_of(&self, event: usize) -> Vec<evidence::Verdict> {
+        let of_event = self.verdicts.iter().filter(|(at, _)| *at == event);
+        of_event.map(|(_, verdict)| verdict.clone()).collect()
+    }
+
+    /// True where a stage refused this event.
+    #[must_use]
+    pub fn refuses(&self, event: usize) -> bool {
+        self.refusals.iter().any(|(at, _)| *at == event)
+    }
+
     fn add(&mut self, stage: &'static str, event: usize, verdict: Verdict) {
         let (name, reason) = match verdict {
             Verdict::Forward => ("forward", String::new()),
@@ -236,7 +253,7 @@ fn wants(interest: Interest, event: &Event) -> bool {
     match event {
         Event::Statement(_) => interest.statements,
         Event::Input { .. } => interest.input,
-        Event::Setting { .. } => interest.settings,
+        Event::Prepared(_) => false,
         Event::Output { .. } | Event::Outcome(_) | Event::Notice { .. } => interest.output,
     }
 }

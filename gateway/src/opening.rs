@@ -42,6 +42,7 @@ use crate::links::dispatch::{Dispatcher, Request};
 use crate::links::registry::LinkLoad;
 use crate::listeners::client_stream::ClientStream;
 use crate::policy::grant::{self, Grant};
+use crate::policy::startup::{NotStarted, StartupStatements};
 use crate::sessions::{Closed, Entry, Known, Open, Sessions, stopping};
 
 /// From the agent's Attach to its login at the target.
@@ -354,13 +355,19 @@ async fn live(
     mut recorder: SharedRecorder,
     mut ties: Ties,
 ) -> Refusal {
-    let reaching = reach(opener, id, &mut opening, &mut recorder);
-    let reached = tokio::select! {
+    let chain = Chain::start(Vec::new());
+    let mut asked = StartupStatements::default();
+    let reaching = reach(opener, id, &mut opening, &mut recorder, &chain, &mut asked);
+    let mut reached = tokio::select! {
         reached = reaching => reached,
         order = ties.control.killed() => Err(order.refusal),
     };
+    ties.counters.statements.set(asked.count());
+    if asked.over(&mut recorder, reached.as_ref().err()).is_err() {
+        reached = Err(unrecordable());
+    }
     match reached {
-        Ok(reached) => carry(opening, reached, recorder, ties).await,
+        Ok(reached) => carry(opening, reached, recorder, chain, asked.count(), ties).await,
         Err(refusal) => {
             info!(%refusal, "no session with the target");
             farewell(&mut opening, &refusal).await;
@@ -382,6 +389,8 @@ async fn reach(
     id: Uuid,
     opening: &mut Opening,
     recorder: &mut SharedRecorder,
+    chain: &Chain,
+    asked: &mut StartupStatements,
 ) -> Result<Reached, Refusal> {
     let gone = |_| Refusal::new(End::ClientClosed, "the client left before the target was reached", "");
     for (name, value) in &opening.startup.parameters {
@@ -391,6 +400,14 @@ async fn reach(
         };
         recorder.append(Body::Notice(notice)).map_err(|_| unrecordable())?;
     }
+    let judged = asked.judge(chain, recorder, &opening.startup.parameters).await;
+    judged.map_err(|not| match not {
+        NotStarted::Refused(refusal) => refusal,
+        NotStarted::Unrecorded(error) => {
+            error!(%error, "a session was refused because its start-up settings cannot be recorded");
+            unrecordable()
+        }
+    })?;
     // The session's start is safe before anything reaches the target.
     match recorder.commit().map_err(|_| unrecordable())? {
         Commit::Done => {}
@@ -522,7 +539,14 @@ async fn greeting(mux: &Mux) -> Result<Ready, Refusal> {
 }
 
 /// The session's main part: both pumps, cancels, expiry.
-async fn carry(opening: Opening, reached: Reached, recorder: SharedRecorder, ties: Ties) -> Refusal {
+async fn carry(
+    opening: Opening,
+    reached: Reached,
+    recorder: SharedRecorder,
+    chain: Chain,
+    statements: u64,
+    ties: Ties,
+) -> Refusal {
     let Reached { mux, mut key, load } = reached;
     let connection = opening.grant.connection();
     let mode = match connection.record {
@@ -534,11 +558,11 @@ async fn carry(opening: Opening, reached: Reached, recorder: SharedRecorder, tie
     let parts = Parts {
         client: opening.stream,
         early: opening.accept.into_rest(),
-        dialogue: PostgresDialogue::new(Limits::default()),
+        dialogue: PostgresDialogue::new(Limits::default()).after(statements),
         channel: mux.channel(BYTES_CHANNEL),
         mux: mux.clone(),
         recorder,
-        chain: Chain::start(Vec::new()),
+        chain,
         record: RecordLimits {
             mode,
             ..RecordLimits::default()

@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use crate::end::Refusal;
 
-/// Number of a statement within its session, from 1. An outcome and its output carry their statement's number.
+/// Number of a statement within its session, from 1: a name, unique but not the order of events. Its outcome, its input
+/// and its output carry it.
 pub type StatementId = u64;
 
 /// Something a batch contains. Spans are byte ranges of the batch's `bytes`.
@@ -14,10 +15,16 @@ pub type StatementId = u64;
 pub enum Event {
     /// Client → target. A statement about to run; its whole message lies within the batch.
     Statement(Statement),
-    /// Client → target. Bytes that belong to a statement already judged (COPY data).
-    Input { statement: StatementId, span: Range<usize> },
-    /// Client → target. A session parameter is set at start-up (judged like the `SET` it stands for).
-    Setting { name: String, value: String },
+    /// Client → target. A text, or a text with its parameters, that the target gets to know without running it in this
+    /// batch. No stage is asked: its execution is judged, where there is one.
+    Prepared(Statement),
+    /// Client → target. Bytes that belong to a statement already judged (COPY data). `rows` counts the messages that
+    /// begin here. Statement 0: the session's client has run none.
+    Input {
+        statement: StatementId,
+        span: Range<usize>,
+        rows: u64,
+    },
     /// Target → client. Bytes of a statement's result, as they will be sent. `rows` counts the rows that begin here.
     Output {
         statement: StatementId,
@@ -40,7 +47,7 @@ pub struct Statement {
     pub params: Vec<Param>,
     /// The prepared statement's name; empty where it has none.
     pub name: Bytes,
-    /// Where its message lies in the batch.
+    /// Where its message lies in the batch; empty where it has none (a start-up parameter).
     pub span: Range<usize>,
 }
 
@@ -51,6 +58,12 @@ pub enum StatementKind {
     /// Extended protocol: the text of Parse with the parameters of Bind, at each Execute.
     Execute,
     FunctionCall,
+    /// A start-up parameter, as the `SET` it stands for.
+    Startup,
+    /// Extended protocol, in `Event::Prepared`: a Parse without its Execute.
+    Parse,
+    /// Extended protocol, in `Event::Prepared`: a Bind, with the text of its Parse, without its Execute.
+    Bind,
 }
 
 impl StatementKind {
@@ -60,6 +73,9 @@ impl StatementKind {
             Self::Query => "query",
             Self::Execute => "execute",
             Self::FunctionCall => "function_call",
+            Self::Startup => "startup",
+            Self::Parse => "parse",
+            Self::Bind => "bind",
         }
     }
 }
@@ -119,7 +135,6 @@ pub struct Interest {
     pub statements: bool,
     pub input: bool,
     pub output: bool,
-    pub settings: bool,
 }
 
 /// What a stage says of one event. Verdicts speak events, never bytes; the codec encodes them.

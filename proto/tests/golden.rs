@@ -137,13 +137,13 @@ fn psql_with_simple_queries() {
 fn psql_with_copy_in_and_out() {
     let expected = [
         "statement 1 query: COPY  golden FROM STDIN csv",
-        "input 1: 25 bytes",
+        "input 1: 25 bytes, 1 rows",
         "outcome 1 ok: COPY 3, 0 rows, 0 bytes",
         "statement 2 query: copy golden to stdout;",
         "output 2: 52 bytes, 3 rows",
         "outcome 2 ok: COPY 3, 3 rows, 52 bytes",
         "statement 3 query: COPY  golden FROM STDIN csv",
-        "input 3: 25 bytes",
+        "input 3: 25 bytes, 1 rows",
         "outcome 3 error: , 0 rows, 0 bytes, 23505 duplicate key value violates unique constraint \"golden_pkey\"",
     ];
     assert_eq!(play("copy"), expected);
@@ -158,7 +158,12 @@ fn pgbench_with_prepared_statements() {
             format!("outcome {id} ok: SELECT 3, 3 rows, 116 bytes"),
         ]
     };
-    assert_eq!(play("prepared"), [one(1), one(2), one(3)].concat());
+    let mut expected = vec![
+        "prepared 1 parse P_0: select $1, name from golden where id < $2;".to_owned(),
+        "outcome 1 ok: , 0 rows, 0 bytes".to_owned(),
+    ];
+    expected.extend([one(2), one(3), one(4)].concat());
+    assert_eq!(play("prepared"), expected);
 }
 
 #[test]

@@ -63,8 +63,8 @@ impl Record {
         ))
     }
 
-    /// Checks what holds of every whole record: numbered without gaps, from `started` to `ended`, and each attempt has
-    /// exactly one outcome, after it.
+    /// Checks what holds of every whole record: numbered without gaps, from `started` to `ended`, and each attempt, and
+    /// each text that was only prepared, has exactly one outcome, after it.
     ///
     /// # Errors
     /// Where it does not hold.
@@ -82,7 +82,9 @@ impl Record {
         for event in &self.events {
             let statement = number(event, "statement");
             match text(event, "kind").as_str() {
-                "attempt" => anyhow::ensure!(open.insert(statement), "statement {statement} was attempted twice"),
+                "attempt" | "prepared" => {
+                    anyhow::ensure!(open.insert(statement), "statement {statement} was attempted twice")
+                }
                 "outcome" => anyhow::ensure!(open.remove(&statement), "an outcome without its attempt: {event}"),
                 _ => {}
             }

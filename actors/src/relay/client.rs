@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use crate::scratch;
 
 /// Bytes read from a client while its statement is held, so that its leaving is noticed; more stay in the socket.
-pub(super) const READ_AHEAD_BYTES: usize = 64 * 1024;
+pub const READ_AHEAD_BYTES: usize = 64 * 1024;
 /// Pieces of one vectored write at most.
 const SLICES: usize = 16;
 

@@ -1,33 +1,23 @@
-//! What of a session goes into its record: attempts, results within limits, cuts, outcomes.
+//! What of a session goes into its record: attempts, input and results within limits, cuts, outcomes.
 //!
-//! Owns the limits and the count of what was left out. Writes through a `Recorder`; decides nothing about what passes.
+//! Owns the session's limits. Writes through a `Recorder`; decides nothing about what passes.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
-use aws_lc_rs::digest::{Context, SHA256, digest};
 use bytes::Bytes;
 use hoop_proto::dialogue::Batch;
 use hoop_proto::end::{End, Refusal};
-use hoop_proto::event::{Event, Outcome, Param, Statement, StatementId, Status};
-use hoop_proto::evidence::{self, Attempt, Cut, Notice, Output, Value, event::Body};
-use smallvec::SmallVec;
+use hoop_proto::event::{Event, Outcome, Statement, StatementId, Status};
+use hoop_proto::evidence::{self, Cut, Input, Notice, Output, event::Body};
 use tokio::time::Instant;
 
+use super::attempt::attempt;
+use super::stream::{Stream, Taken};
 use crate::recorder::{Commit, RecordError, Recorder};
 use crate::stage::Judgement;
 
-/// Text of one statement kept in the record at most, in bytes.
-pub const ATTEMPT_TEXT_BYTES: usize = 256 * 1024;
-/// One parameter kept in the record at most, in bytes.
-pub const ATTEMPT_PARAM_BYTES: usize = 16 * 1024;
-/// All parameters of one statement kept in the record at most, in bytes.
-pub const ATTEMPT_PARAMS_BYTES: usize = 256 * 1024;
-/// Results up to this size are kept until their statement ends rather than hashed, for most are not cut.
-const UNHASHED_BYTES: usize = 16 * 1024;
-/// And in so many pieces at most.
-const UNHASHED_PIECES: usize = 8;
-
-/// How much of the results is recorded.
+/// How much of the results and of the input (COPY data) is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RecordMode {
     /// Within the limits.
@@ -35,16 +25,16 @@ pub enum RecordMode {
     Default,
     /// Everything.
     Full,
-    /// Nothing; each statement with a result leaves one cut.
+    /// Nothing; each statement's result, and each one's input, leaves one cut.
     Off,
 }
 
-/// Limits of recorded results.
+/// Limits of recorded results and input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecordLimits {
-    /// First bytes of each statement's result.
+    /// First bytes of each statement's result, and of its input.
     pub statement_bytes: u64,
-    /// All results of the session together.
+    /// All results and input of the session together.
     pub session_bytes: u64,
     pub mode: RecordMode,
 }
@@ -67,73 +57,64 @@ pub(super) struct Ledger<R> {
     session_cut: bool,
     /// Forwarded and not yet over, in the order of their attempts.
     open: VecDeque<Open>,
+    /// Input of no open statement: sent on after its statement was over, which a target ignores.
+    stray: Option<Box<Stream>>,
 }
 
 struct Open {
     id: StatementId,
     started: Instant,
-    rows: u64,
-    bytes: u64,
-    recorded_bytes: u64,
-    /// The limit that was hit.
-    cut: Option<&'static str>,
-    hash: Hash,
-}
-
-/// All result bytes of a statement, hashed only once there are enough of them that it may matter.
-enum Hash {
-    Kept { pieces: SmallVec<[Bytes; 2]>, bytes: usize },
-    Running(Box<Context>),
-}
-
-impl Hash {
-    fn update(&mut self, piece: &Bytes) {
-        match self {
-            Self::Kept { pieces, bytes }
-                if *bytes + piece.len() <= UNHASHED_BYTES && pieces.len() < UNHASHED_PIECES =>
-            {
-                *bytes += piece.len();
-                pieces.push(piece.clone());
-            }
-            Self::Kept { pieces, .. } => {
-                let mut context = Box::new(Context::new(&SHA256));
-                pieces.iter().for_each(|kept| context.update(kept));
-                context.update(piece);
-                *self = Self::Running(context);
-            }
-            Self::Running(context) => context.update(piece),
-        }
-    }
-
-    fn finish(self) -> Bytes {
-        let context = match self {
-            Self::Running(context) => *context,
-            Self::Kept { pieces, .. } => {
-                let mut context = Context::new(&SHA256);
-                pieces.iter().for_each(|kept| context.update(kept));
-                context
-            }
-        };
-        Bytes::copy_from_slice(context.finish().as_ref())
-    }
+    output: Stream,
+    /// Boxed, for few statements have any.
+    input: Option<Box<Stream>>,
+    /// A part of its input was refused: the target gets none of what follows.
+    input_refused: bool,
 }
 
 impl Open {
     fn new(id: StatementId) -> Self {
-        let hash = Hash::Kept {
-            pieces: SmallVec::new(),
-            bytes: 0,
-        };
         Self {
             id,
             started: Instant::now(),
-            rows: 0,
-            bytes: 0,
-            recorded_bytes: 0,
-            cut: None,
-            hash,
+            output: Stream::default(),
+            input: None,
+            input_refused: false,
         }
     }
+}
+
+/// Which way a statement's data goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Client → target.
+    Input,
+    /// Target → client.
+    Output,
+}
+
+impl Way {
+    fn data(self, statement: StatementId, data: Bytes) -> Body {
+        match self {
+            Self::Input => Body::Input(Input { statement, data }),
+            Self::Output => Body::Output(Output { statement, data }),
+        }
+    }
+
+    fn cut(self, cut: Cut) -> Body {
+        match self {
+            Self::Input => Body::InputCut(cut),
+            Self::Output => Body::Cut(cut),
+        }
+    }
+}
+
+/// What a client batch has put into the record.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Noted {
+    /// Statements that are about to run.
+    pub(super) statements: u64,
+    /// Something was appended that must be safe before the batch is forwarded.
+    pub(super) to_commit: bool,
 }
 
 impl<R: Recorder> Ledger<R> {
@@ -144,6 +125,7 @@ impl<R: Recorder> Ledger<R> {
             session_bytes: 0,
             session_cut: false,
             open: VecDeque::new(),
+            stray: None,
         }
     }
 
@@ -164,35 +146,62 @@ impl<R: Recorder> Ledger<R> {
         self.open.len()
     }
 
-    /// Appends what a client batch is about to do. Answers the number of attempts: with none, nothing needs a commit.
-    pub(super) fn attempts(&mut self, batch: &Batch, judgement: Option<&Judgement>) -> Result<usize, Refusal> {
-        let mut attempts = 0;
+    /// Appends what a client batch is about to do.
+    pub(super) fn attempts(&mut self, batch: &Batch, judgement: Option<&Judgement>) -> Result<Noted, Refusal> {
+        let mut noted = Noted::default();
         for (at, event) in batch.events.iter().enumerate() {
             match event {
                 Event::Statement(statement) => {
-                    let verdicts = judgement.map_or_else(Vec::new, |judgement| {
-                        judgement
-                            .verdicts
-                            .iter()
-                            .filter(|(event, _)| *event == at)
-                            .map(|(_, v)| v.clone())
-                            .collect()
-                    });
-                    self.append(Body::Attempt(attempt(statement, verdicts)))?;
-                    self.open.push_back(Open::new(statement.id));
-                    attempts += 1;
+                    let verdicts = judgement.map_or_else(Vec::new, |judgement| judgement.verdicts_of(at));
+                    self.open(statement, Body::Attempt(attempt(statement, verdicts)))?;
+                    noted.statements += 1;
+                    noted.to_commit = true;
                 }
-                Event::Setting { name, value } => {
-                    let text = format!("{name}={value}");
-                    self.append(Body::Notice(Notice {
-                        kind: "parameter".to_owned(),
-                        text,
-                    }))?;
+                Event::Prepared(statement) => {
+                    self.open(statement, Body::Prepared(attempt(statement, Vec::new())))?;
+                    noted.to_commit = true;
+                }
+                Event::Input { statement, span, rows } => {
+                    let refused = judgement.is_some_and(|judgement| judgement.refuses(at));
+                    noted.to_commit |= self.input(*statement, batch, span.clone(), *rows, refused)?;
                 }
                 _ => {}
             }
         }
-        Ok(attempts)
+        Ok(noted)
+    }
+
+    fn open(&mut self, statement: &Statement, body: Body) -> Result<(), Refusal> {
+        self.append(body)?;
+        self.open.push_back(Open::new(statement.id));
+        Ok(())
+    }
+
+    /// Data for the target. What was refused never gets there, nor does the rest of its statement's. True where
+    /// something was appended.
+    fn input(
+        &mut self,
+        id: StatementId,
+        batch: &Batch,
+        span: Range<usize>,
+        rows: u64,
+        refused: bool,
+    ) -> Result<bool, Refusal> {
+        let open = self.open.iter_mut().find(|open| open.id == id);
+        let (id, stream) = match open {
+            Some(open) => {
+                open.input_refused |= refused;
+                if open.input_refused {
+                    return Ok(false);
+                }
+                (id, open.input.get_or_insert_default())
+            }
+            None if refused => return Ok(false),
+            None => (0, self.stray.get_or_insert_default()),
+        };
+        let data = slice(batch, span);
+        let taken = stream.take(data, rows, self.limits, self.session_bytes);
+        self.record(Way::Input, id, taken)
     }
 
     /// Appends what a target batch says, as the client will see it. Adjacent output of one statement is one event.
@@ -214,8 +223,7 @@ impl<R: Recorder> Ledger<R> {
                         rows += more;
                         events.next();
                     }
-                    let end = end.min(batch.bytes.len());
-                    self.output(*statement, batch.bytes.slice(start.min(end)..end), rows)?;
+                    self.output(*statement, slice(batch, start..end), rows)?;
                 }
                 Event::Outcome(outcome) => self.outcome(outcome)?,
                 Event::Notice { kind, text } => {
@@ -243,61 +251,51 @@ impl<R: Recorder> Ledger<R> {
 
     fn output(&mut self, id: StatementId, data: Bytes, rows: u64) -> Result<(), Refusal> {
         let at = self.position(id);
-        let limits = self.limits;
         let Some(open) = self.open.get_mut(at) else {
             return Ok(());
         };
-        open.rows += rows;
-        open.bytes += data.len() as u64;
-        if limits.mode == RecordMode::Full {
-            open.recorded_bytes += data.len() as u64;
-            return self.append(Body::Output(Output { statement: id, data }));
-        }
-        open.hash.update(&data);
-        if limits.mode == RecordMode::Off {
-            open.cut = Some("off");
-            return Ok(());
-        }
-        if open.cut.is_some() {
-            return Ok(());
-        }
-        let statement_left = limits.statement_bytes.saturating_sub(open.recorded_bytes);
-        let session_left = limits.session_bytes.saturating_sub(self.session_bytes);
-        let left = usize::try_from(statement_left.min(session_left)).unwrap_or(usize::MAX);
-        let whole = data.len() <= left;
-        let kept = if whole { data } else { data.slice(..left) };
-        open.recorded_bytes += kept.len() as u64;
-        self.session_bytes += kept.len() as u64;
-        let recorded_bytes = open.recorded_bytes;
-        if !whole {
-            open.cut = Some(if session_left < statement_left {
-                "session"
-            } else {
-                "statement"
-            });
-        }
-        let cut = open.cut;
+        let taken = open.output.take(data, rows, self.limits, self.session_bytes);
+        self.record(Way::Output, id, taken)?;
+        Ok(())
+    }
+
+    /// Appends what is kept of a piece, and that it was cut. True where there was anything to append.
+    fn record(&mut self, way: Way, id: StatementId, taken: Taken) -> Result<bool, Refusal> {
+        let Taken {
+            kept,
+            cut,
+            recorded_bytes,
+        } = taken;
+        let appends = !kept.is_empty() || cut.is_some();
         if !kept.is_empty() {
-            self.append(Body::Output(Output {
-                statement: id,
-                data: kept,
-            }))?;
+            if self.limits.mode == RecordMode::Default {
+                self.session_bytes += kept.len() as u64;
+            }
+            self.append(way.data(id, kept))?;
         }
-        let Some(limit) = cut else { return Ok(()) };
+        let Some(limit) = cut else { return Ok(appends) };
         if limit == "session" && !std::mem::replace(&mut self.session_cut, true) {
             let recorded_bytes = self.session_bytes;
-            self.append(Body::Cut(Cut {
+            self.append(way.cut(Cut {
                 limit: limit.to_owned(),
                 recorded_bytes,
                 ..Cut::default()
             }))?;
         }
-        self.append(Body::Cut(Cut {
+        self.append(way.cut(Cut {
             statement: id,
             limit: limit.to_owned(),
             recorded_bytes,
             ..Cut::default()
-        }))
+        }))?;
+        Ok(appends)
+    }
+
+    fn total(&mut self, way: Way, id: StatementId, stream: Stream) -> Result<(), Refusal> {
+        match stream.total(id) {
+            Some(total) => self.append(way.cut(total)),
+            None => Ok(()),
+        }
     }
 
     /// The session is over: what is still open has the outcome that the codec gives it, or `unknown`.
@@ -313,31 +311,27 @@ impl<R: Recorder> Ledger<R> {
                 sqlstate: String::new(),
                 message: String::new(),
                 tag: String::new(),
-                rows: open.rows,
-                bytes: open.bytes,
+                rows: open.output.rows,
+                bytes: open.output.bytes,
             })?;
         }
-        Ok(())
+        match self.stray.take() {
+            Some(stray) => self.total(Way::Input, 0, *stray),
+            None => Ok(()),
+        }
     }
 
-    /// A statement is over: its last cut, where it had one, then its outcome.
+    /// A statement is over: its last cuts, where it had any, then its outcome.
     pub(super) fn outcome(&mut self, outcome: &Outcome) -> Result<(), Refusal> {
         let at = self.position(outcome.statement);
         let Some(open) = self.open.remove(at) else {
             return Ok(());
         };
         let duration_us = u64::try_from(open.started.elapsed().as_micros()).unwrap_or(u64::MAX);
-        if let Some(limit) = open.cut {
-            self.append(Body::Cut(Cut {
-                statement: open.id,
-                limit: limit.to_owned(),
-                recorded_bytes: open.recorded_bytes,
-                total: true,
-                rows: open.rows,
-                bytes: open.bytes,
-                sha256: open.hash.finish(),
-            }))?;
+        if let Some(input) = open.input {
+            self.total(Way::Input, open.id, *input)?;
         }
+        self.total(Way::Output, open.id, open.output)?;
         self.append(Body::Outcome(evidence::Outcome {
             statement: outcome.statement,
             status: outcome.status.as_str().to_owned(),
@@ -351,57 +345,10 @@ impl<R: Recorder> Ledger<R> {
     }
 }
 
-fn attempt(statement: &Statement, verdicts: Vec<evidence::Verdict>) -> Attempt {
-    let text_cut = statement.text.len() > ATTEMPT_TEXT_BYTES;
-    let mut left = ATTEMPT_PARAMS_BYTES;
-    let params = statement
-        .params
-        .iter()
-        .map(|param| {
-            let value = value(param, left.min(ATTEMPT_PARAM_BYTES));
-            left -= value.data.len().min(left);
-            value
-        })
-        .collect();
-    Attempt {
-        statement: statement.id,
-        kind: statement.kind.as_str().to_owned(),
-        text: if text_cut {
-            statement.text.slice(..ATTEMPT_TEXT_BYTES)
-        } else {
-            statement.text.clone()
-        },
-        params,
-        verdicts,
-        name: String::from_utf8_lossy(&statement.name).into_owned(),
-        text_cut,
-        text_bytes: statement.text.len() as u64,
-        text_sha256: if text_cut {
-            Bytes::copy_from_slice(digest(&SHA256, &statement.text).as_ref())
-        } else {
-            Bytes::new()
-        },
-    }
-}
-
-fn value(param: &Param, limit: usize) -> Value {
-    let format = u32::from(param.format);
-    match &param.data {
-        None => Value {
-            null: true,
-            format,
-            ..Value::default()
-        },
-        Some(data) => {
-            let kept = data.len().min(limit);
-            Value {
-                null: false,
-                format,
-                data: data.slice(..kept),
-                cut_bytes: (data.len() - kept) as u64,
-            }
-        }
-    }
+/// What of the batch's bytes lies in this span.
+fn slice(batch: &Batch, span: Range<usize>) -> Bytes {
+    let end = span.end.min(batch.bytes.len());
+    batch.bytes.slice(span.start.min(end)..end)
 }
 
 fn failed(error: RecordError) -> Refusal {

@@ -4,9 +4,11 @@
 //! the link's reader run in one task, so one wake-up moves a message all the way. Must not know a protocol (that is the
 //! `Dialogue`), nor where records go (the `Recorder`), nor what a policy says (the `Chain`).
 
+mod attempt;
 mod client;
 mod ledger;
 mod pumps;
+mod stream;
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -23,7 +25,10 @@ use hoop_proto::link::control;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep};
 
-pub use self::ledger::{ATTEMPT_PARAM_BYTES, ATTEMPT_PARAMS_BYTES, ATTEMPT_TEXT_BYTES, RecordLimits, RecordMode};
+pub use self::attempt::{ATTEMPT_PARAM_BYTES, ATTEMPT_PARAMS_BYTES, ATTEMPT_TEXT_BYTES, attempt};
+pub use self::client::READ_AHEAD_BYTES;
+pub use self::ledger::{RecordLimits, RecordMode};
+pub use self::pumps::HELD_AFTER;
 
 use self::client::ClientSide;
 use self::ledger::Ledger;

@@ -1,8 +1,10 @@
 //! The two pumps: client→target and target→client.
 
 use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use hoop_proto::dialogue::{Batch, Dialogue, Violation};
 use hoop_proto::end::{End, Refusal};
@@ -14,6 +16,10 @@ use super::{POLL_BYTES, Relay, Stop, client_closed};
 use crate::mux::{ChannelReader, ChannelWriter};
 use crate::recorder::{Commit, Recorder};
 use crate::stage::{Direction, Held, Judgement};
+
+/// A statement that has been judged or recorded for so long counts as held: from then on its client is watched. Before,
+/// a client that sends a statement and leaves at once has it run, as PostgreSQL itself would.
+pub const HELD_AFTER: Duration = Duration::from_secs(1);
 
 impl<C, D, R> Relay<C, D, R>
 where
@@ -55,14 +61,14 @@ where
         if self.chain.wants(&batch.events) {
             judgement = Some(self.judged(&batch).await?);
         }
-        let attempts = self.ledger.borrow_mut().attempts(&batch, judgement.as_ref())?;
-        if attempts > 0 {
-            self.counters
-                .statements
-                .set(self.counters.statements.get() + attempts as u64);
+        let noted = self.ledger.borrow_mut().attempts(&batch, judgement.as_ref())?;
+        self.counters
+            .statements
+            .set(self.counters.statements.get() + noted.statements);
+        if noted.to_commit {
             let commit = self.ledger.borrow_mut().commit()?;
             if let Commit::Wait(written) = commit {
-                written.await.map_err(|error| {
+                self.attended(written).await?.map_err(|error| {
                     tracing::error!(%error, "attempt not recorded");
                     Refusal::new(
                         End::RecordFailed,
@@ -99,9 +105,8 @@ where
     async fn judged(&self, batch: &Batch) -> Result<Judgement, Stop> {
         let events: Arc<[Event]> = batch.events.iter().cloned().collect();
         let mut judgement = self
-            .chain
-            .judge(Direction::ToTarget, events)
-            .await
+            .attended(self.chain.judge(Direction::ToTarget, events))
+            .await?
             .map_err(|lost| lost.refusal())?;
         for held in std::mem::take(&mut judgement.holds) {
             if let Err(refusal) = self.hold(&held).await? {
@@ -119,6 +124,27 @@ where
             }
         }
         Ok(judgement)
+    }
+
+    /// Awaits what a statement waits for. If that takes longer than `HELD_AFTER`, the client is read ahead (at most
+    /// `READ_AHEAD_BYTES`), and its leaving ends the session.
+    async fn attended<T>(&self, work: impl Future<Output = T>) -> Result<T, Stop> {
+        let mut work = pin!(work);
+        if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
+            return Ok(done);
+        }
+        let mut patience = Box::pin(sleep(HELD_AFTER));
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            if !patience.is_elapsed() && patience.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+            let left = self.client.borrow_mut().poll_left(cx);
+            left.map(|()| Err(client_closed().into()))
+        })
+        .await
     }
 
     /// Parks until the review is decided, its limit is reached or the client leaves. (A kill ends both pumps.)

@@ -33,8 +33,14 @@ pub enum EventBody {
     Started(Started),
     Attempt(Attempt),
     Outcome(Outcome),
-    Output(Output),
+    Output(Data),
     Cut(Cut),
+    /// A text that went to the target without being run with it; `statement_kind` is `parse` or `bind`.
+    Prepared(Attempt),
+    /// Bytes that the client sent for a statement (COPY).
+    Input(Data),
+    /// The recording of a statement's input stopped here; `rows` counts CopyData messages.
+    InputCut(Cut),
     Notice {
         notice: String,
         text: String,
@@ -121,17 +127,17 @@ pub struct Outcome {
     pub duration_us: u64,
 }
 
-/// Result bytes as the client saw them.
+/// Result bytes as the client saw them, or input as it sent it.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Output {
+pub struct Data {
     pub statement: u64,
     pub base64: String,
-    /// The rows that end in these bytes, a line each, cells parted by tabs, NULL as `\N`; null where they cannot be
-    /// read as rows.
+    /// The rows that end in these bytes, a line each, cells parted by tabs, NULL as `\N`; of COPY the data as it is. Null
+    /// where it cannot be read as that.
     pub text: Option<String>,
 }
 
-/// The recording of results stopped here.
+/// The recording of results, or of input, stopped here.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Cut {
     pub statement: u64,
@@ -177,20 +183,11 @@ fn view(body: Body, rows: &mut Rows) -> EventBody {
             bytes: e.bytes,
             duration_us: e.duration_us,
         }),
-        Body::Output(e) => EventBody::Output(Output {
-            statement: e.statement,
-            text: rows.read(e.statement, &e.data),
-            base64: STANDARD.encode(&e.data),
-        }),
-        Body::Cut(e) => EventBody::Cut(Cut {
-            statement: e.statement,
-            limit: e.limit,
-            recorded_bytes: e.recorded_bytes,
-            total: e.total,
-            rows: e.rows,
-            bytes: e.bytes,
-            sha256: hexadecimal(&e.sha256),
-        }),
+        Body::Output(e) => EventBody::Output(data(Way::Output, e.statement, &e.data, rows)),
+        Body::Input(e) => EventBody::Input(data(Way::Input, e.statement, &e.data, rows)),
+        Body::Prepared(e) => EventBody::Prepared(attempt(e)),
+        Body::Cut(e) => EventBody::Cut(cut(e)),
+        Body::InputCut(e) => EventBody::InputCut(cut(e)),
         Body::Notice(e) => EventBody::Notice {
             notice: e.kind,
             text: e.text,
@@ -206,6 +203,26 @@ fn view(body: Body, rows: &mut Rows) -> EventBody {
             client_bytes: e.client_bytes,
             target_bytes: e.target_bytes,
         }),
+    }
+}
+
+fn data(way: Way, statement: u64, bytes: &[u8], rows: &mut Rows) -> Data {
+    Data {
+        statement,
+        text: rows.read(way, statement, bytes),
+        base64: STANDARD.encode(bytes),
+    }
+}
+
+fn cut(e: evidence::Cut) -> Cut {
+    Cut {
+        statement: e.statement,
+        limit: e.limit,
+        recorded_bytes: e.recorded_bytes,
+        total: e.total,
+        rows: e.rows,
+        bytes: e.bytes,
+        sha256: hexadecimal(&e.sha256),
     }
 }
 
@@ -285,20 +302,28 @@ fn hexadecimal(bytes: &[u8]) -> String {
         })
 }
 
-/// Reads DataRow messages (PostgreSQL manual, "Message Formats") out of recorded results, across chunks of one page.
-/// Where a page begins in the middle of a message, that statement's rows are not read.
+/// Which way recorded data went.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Way {
+    Input,
+    Output,
+}
+
+/// Reads DataRow and CopyData messages (PostgreSQL manual, "Message Formats") out of recorded results and input, across
+/// chunks of one page. Where a page begins in the middle of a message, that statement's rows are not read.
 #[derive(Default)]
 pub struct Rows {
     /// What is left of each statement's last chunk; `None` once it could not be read.
-    carried: HashMap<u64, Option<Vec<u8>>>,
+    carried: HashMap<(Way, u64), Option<Vec<u8>>>,
 }
 
 impl Rows {
-    fn read(&mut self, statement: u64, data: &[u8]) -> Option<String> {
-        if !self.carried.contains_key(&statement) && self.carried.len() >= FOLLOWED_MAX {
+    fn read(&mut self, way: Way, statement: u64, data: &[u8]) -> Option<String> {
+        let key = (way, statement);
+        if !self.carried.contains_key(&key) && self.carried.len() >= FOLLOWED_MAX {
             self.carried.clear();
         }
-        let carried = self.carried.entry(statement).or_insert_with(|| Some(Vec::new()));
+        let carried = self.carried.entry(key).or_insert_with(|| Some(Vec::new()));
         let mut bytes = carried.take()?;
         bytes.extend_from_slice(data);
         let mut text = String::new();
@@ -306,9 +331,13 @@ impl Rows {
         loop {
             match message(rest)? {
                 Some((kind, body, after)) => {
-                    if kind == b'D' {
-                        text.push_str(&row(body)?);
-                        text.push('\n');
+                    match kind {
+                        b'D' => {
+                            text.push_str(&row(body)?);
+                            text.push('\n');
+                        }
+                        b'd' => text.push_str(&String::from_utf8_lossy(body)),
+                        _ => {}
                     }
                     rest = after;
                 }
@@ -388,17 +417,26 @@ mod tests {
         let bytes = [data_row(&[Some("1"), None]), data_row(&[Some("ä"), Some("")])].concat();
         let (first, second) = bytes.split_at(bytes.len() - 3);
         let mut rows = Rows::default();
-        assert_eq!(rows.read(1, first).unwrap(), "1\t\\N\n");
-        assert_eq!(rows.read(1, second).unwrap(), "ä\t\n");
+        assert_eq!(rows.read(Way::Output, 1, first).unwrap(), "1\t\\N\n");
+        assert_eq!(rows.read(Way::Output, 1, second).unwrap(), "ä\t\n");
+    }
+
+    #[test]
+    fn copied_data_is_read_as_it_is_and_input_apart_from_output() {
+        let bytes = b"d\0\0\0\x06a\nd\0\0\0\x05b";
+        let mut rows = Rows::default();
+        assert_eq!(rows.read(Way::Input, 1, &bytes[..9]).unwrap(), "a\n");
+        assert_eq!(rows.read(Way::Output, 1, bytes).unwrap(), "a\nb");
+        assert_eq!(rows.read(Way::Input, 1, &bytes[9..]).unwrap(), "b");
     }
 
     #[test]
     fn what_is_no_message_is_shown_as_bytes_only() {
         let mut rows = Rows::default();
-        assert_eq!(rows.read(1, b"\0\0\0"), None);
-        assert_eq!(rows.read(1, &data_row(&[Some("x")])), None);
-        assert_eq!(rows.read(2, b"D\0\0\0\x01"), None);
-        assert_eq!(rows.read(3, b"D\0\0\0\x08\0\x05\0\0"), None);
+        assert_eq!(rows.read(Way::Output, 1, b"\0\0\0"), None);
+        assert_eq!(rows.read(Way::Output, 1, &data_row(&[Some("x")])), None);
+        assert_eq!(rows.read(Way::Output, 2, b"D\0\0\0\x01"), None);
+        assert_eq!(rows.read(Way::Output, 3, b"D\0\0\0\x08\0\x05\0\0"), None);
     }
 
     #[test]

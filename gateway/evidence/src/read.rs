@@ -5,8 +5,8 @@ use std::pin::pin;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::TryStreamExt;
-use hoop_proto::evidence::Event;
 use hoop_proto::evidence::event::Body;
+use hoop_proto::evidence::{Attempt, Cut, Event};
 use hoop_store::Store;
 use hoop_store::seal::MasterKey;
 use serde_json::{Value, json};
@@ -112,26 +112,8 @@ pub fn json(event: &Event) -> Value {
                 "database": started.database, "application": started.application, "client_tls": started.client_tls,
                 "audit_mode": started.audit_mode}),
         ),
-        Some(Body::Attempt(attempt)) => {
-            let params: Vec<Value> = (attempt.params.iter())
-                .map(|value| {
-                    let data = if value.null { Value::Null } else { text(&value.data) };
-                    json!({"format": value.format, "value": data, "cut_bytes": value.cut_bytes})
-                })
-                .collect();
-            let verdicts: Vec<Value> = (attempt.verdicts.iter())
-                .map(|verdict| json!({"stage": verdict.stage, "verdict": verdict.verdict, "reason": verdict.reason}))
-                .collect();
-            let mut body = json!({"statement": attempt.statement, "kind": attempt.kind, "text": text(&attempt.text),
-                "params": params, "verdicts": verdicts, "name": attempt.name});
-            if attempt.text_cut
-                && let Some(body) = body.as_object_mut()
-            {
-                body.insert("text_bytes".to_owned(), json!(attempt.text_bytes));
-                body.insert("text_sha256".to_owned(), json!(hex::encode(&attempt.text_sha256)));
-            }
-            ("attempt", body)
-        }
+        Some(Body::Attempt(it)) => ("attempt", attempt(it)),
+        Some(Body::Prepared(it)) => ("prepared", attempt(it)),
         Some(Body::Outcome(outcome)) => (
             "outcome",
             json!({"statement": outcome.statement, "status": outcome.status, "sqlstate": outcome.sqlstate,
@@ -142,11 +124,12 @@ pub fn json(event: &Event) -> Value {
             "output",
             json!({"statement": output.statement, "data": text(&output.data)}),
         ),
-        Some(Body::Cut(cut)) => (
-            "cut",
-            json!({"statement": cut.statement, "limit": cut.limit, "recorded_bytes": cut.recorded_bytes,
-                "total": cut.total, "rows": cut.rows, "bytes": cut.bytes, "sha256": hex::encode(&cut.sha256)}),
+        Some(Body::Input(input)) => (
+            "input",
+            json!({"statement": input.statement, "data": text(&input.data)}),
         ),
+        Some(Body::Cut(it)) => ("cut", cut(it)),
+        Some(Body::InputCut(it)) => ("input_cut", cut(it)),
         Some(Body::Notice(notice)) => ("notice", json!({"kind": notice.kind, "text": notice.text})),
         Some(Body::Control(control)) => ("control", json!({"kind": control.kind, "by": control.by})),
         Some(Body::Ended(ended)) => (
@@ -157,6 +140,32 @@ pub fn json(event: &Event) -> Value {
         None => ("unknown", Value::Null),
     };
     json!({"seq": event.seq, "offset_us": event.offset_us, kind: body})
+}
+
+fn attempt(attempt: &Attempt) -> Value {
+    let params: Vec<Value> = (attempt.params.iter())
+        .map(|value| {
+            let data = if value.null { Value::Null } else { text(&value.data) };
+            json!({"format": value.format, "value": data, "cut_bytes": value.cut_bytes})
+        })
+        .collect();
+    let verdicts: Vec<Value> = (attempt.verdicts.iter())
+        .map(|verdict| json!({"stage": verdict.stage, "verdict": verdict.verdict, "reason": verdict.reason}))
+        .collect();
+    let mut body = json!({"statement": attempt.statement, "kind": attempt.kind, "text": text(&attempt.text),
+        "params": params, "verdicts": verdicts, "name": attempt.name});
+    if attempt.text_cut
+        && let Some(body) = body.as_object_mut()
+    {
+        body.insert("text_bytes".to_owned(), json!(attempt.text_bytes));
+        body.insert("text_sha256".to_owned(), json!(hex::encode(&attempt.text_sha256)));
+    }
+    body
+}
+
+fn cut(cut: &Cut) -> Value {
+    json!({"statement": cut.statement, "limit": cut.limit, "recorded_bytes": cut.recorded_bytes,
+        "total": cut.total, "rows": cut.rows, "bytes": cut.bytes, "sha256": hex::encode(&cut.sha256)})
 }
 
 fn text(bytes: &[u8]) -> Value {

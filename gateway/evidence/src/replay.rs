@@ -236,6 +236,9 @@ impl Told {
                 self.statements += 1;
                 self.unanswered.insert(attempt.statement);
             }
+            Some(Body::Prepared(prepared)) => {
+                self.unanswered.insert(prepared.statement);
+            }
             Some(Body::Outcome(outcome)) => {
                 self.target_bytes = self.target_bytes.saturating_add(outcome.bytes);
                 self.unanswered.remove(&outcome.statement);

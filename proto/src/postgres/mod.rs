@@ -18,7 +18,9 @@ pub mod scram;
 pub mod session;
 mod session_client;
 mod session_target;
+pub mod settings;
 pub mod startup;
 mod statement;
+mod unexecuted;
 
 pub use fields::Malformed;

@@ -21,8 +21,9 @@ pub(crate) trait Definition: PartialEq {
 /// What a name stands for in a given segment.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Found<'a, D> {
-    /// This, or nothing: the target then answers with an error.
-    Known(&'a D, &'a Bytes),
+    /// This under this name, or nothing: the target then answers with an error. The number is its definition's, as long
+    /// as the target has not confirmed it.
+    Known(&'a D, &'a Bytes, Option<u64>),
     /// Nothing that was defined by the protocol.
     Absent,
     /// One of several.
@@ -32,7 +33,7 @@ pub(crate) enum Found<'a, D> {
 struct Entry<D> {
     name: Bytes,
     confirmed: Option<D>,
-    /// In the client's order.
+    /// In the client's order, which is that of their numbers.
     pending: VecDeque<Pending<D>>,
 }
 
@@ -161,15 +162,15 @@ impl<D: Definition> Names<D> {
             return Found::Absent;
         };
         if let Some(Pending {
+            number,
             segment: last,
             definition,
-            ..
         }) = entry.pending.back()
             && *last == segment
         {
-            return definition
-                .as_ref()
-                .map_or(Found::Absent, |definition| Found::Known(definition, &entry.name));
+            return definition.as_ref().map_or(Found::Absent, |definition| {
+                Found::Known(definition, &entry.name, Some(*number))
+            });
         }
         if entry.pending.len() >= MAX_CANDIDATES {
             return Found::Ambiguous;
@@ -180,7 +181,8 @@ impl<D: Definition> Names<D> {
             return Found::Absent;
         };
         if candidates.all(|other| other == first) {
-            Found::Known(first, &entry.name)
+            let newest = entry.pending.iter().rfind(|pending| pending.definition.is_some());
+            Found::Known(first, &entry.name, newest.map(|pending| pending.number))
         } else {
             Found::Ambiguous
         }
@@ -193,6 +195,17 @@ impl<D: Definition> Names<D> {
             .pending
             .back()
             .map_or(entry.confirmed.as_ref(), |pending| pending.definition.as_ref())
+    }
+
+    /// A definition that is not yet settled, and its name.
+    pub(crate) fn pending(&self, number: u64) -> Option<(&D, &Bytes)> {
+        let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let entry = self.entry(self.order.get(index)?.as_ref()?)?;
+        let at = entry
+            .pending
+            .binary_search_by_key(&number, |pending| pending.number)
+            .ok()?;
+        Some((entry.pending.get(at)?.definition.as_ref()?, &entry.name))
     }
 
     /// The target has dropped what this name stood for.
@@ -252,7 +265,7 @@ mod tests {
 
     fn known<'a>(found: Found<'a, &'static str>) -> Option<&'static str> {
         match found {
-            Found::Known(text, _) => Some(*text),
+            Found::Known(text, ..) => Some(*text),
             Found::Absent => None,
             Found::Ambiguous => Some("?"),
         }

@@ -11,10 +11,10 @@ const KEPT_CAPACITY: usize = 1_024;
 /// A client's message, as far as its answer matters.
 #[derive(Debug)]
 pub(crate) enum Item {
-    // These four carry their definition's number in `Names`.
-    Parse(u64),
+    Parse(Defined),
+    Bind(Defined),
+    // These two carry their definition's number in `Names`.
     CloseStatement(u64),
-    Bind(u64),
     ClosePortal(u64),
     Describe,
     Execute(Sent),
@@ -31,6 +31,22 @@ pub(crate) enum Item {
     },
     Flush,
     Terminate,
+}
+
+/// A Parse or Bind.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Defined {
+    /// Its definition's number in `Names`.
+    pub(crate) number: u64,
+    /// What the record calls it, where it has an event of its own; 0: an Execute of its batch tells of it.
+    pub(crate) prepared: StatementId,
+}
+
+impl Defined {
+    /// What came of it, where it has an event of its own.
+    pub(crate) fn outcome(self, status: Status) -> Option<Outcome> {
+        (self.prepared != 0).then(|| not_run(self.prepared, status))
+    }
 }
 
 /// A statement that was forwarded, or stands for a refused one.
@@ -54,6 +70,14 @@ impl Item {
     pub(crate) fn sent(&self) -> Option<&Sent> {
         match self {
             Self::Execute(sent) | Self::Query(sent) | Self::Function(sent) => Some(sent),
+            _ => None,
+        }
+    }
+
+    /// A Parse or Bind with an event of its own.
+    pub(crate) fn prepared(&self) -> Option<Defined> {
+        match self {
+            Self::Parse(defined) | Self::Bind(defined) if defined.prepared != 0 => Some(*defined),
             _ => None,
         }
     }
@@ -233,6 +257,7 @@ impl Pipeline {
     pub(crate) fn unanswered(&mut self) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         while let Some(item) = self.items.pop_front() {
+            outcomes.extend(item.prepared().and_then(|defined| defined.outcome(Status::Unknown)));
             if let Some(sent) = item.sent() {
                 let outcome = self.outcome(sent);
                 let refused = outcome.status == Status::Refused;
@@ -250,7 +275,7 @@ impl Pipeline {
     }
 }
 
-/// A statement that never ran.
+/// A statement without a result.
 pub(crate) fn not_run(id: StatementId, status: Status) -> Outcome {
     Outcome {
         statement: id,

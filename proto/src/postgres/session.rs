@@ -14,6 +14,7 @@ use super::names::Names;
 use super::pipeline::{Item, Pipeline, Sent, not_run, refused};
 use super::refusal;
 use super::statement::{Portal, Prepared};
+use super::unexecuted::Unexecuted;
 use crate::dialogue::{Applied, Batch, Dialogue, Violation};
 use crate::end::Refusal;
 use crate::event::{Event, Outcome, StatementId, Status};
@@ -82,10 +83,13 @@ pub struct Session {
     /// How many of `staged` belong to each batch that waits for its verdict.
     pub(super) batches: VecDeque<usize>,
     pub(super) last_statement: StatementId,
+    /// The newest one that runs: data that comes ahead of the target's CopyInResponse belongs to it.
+    pub(super) last_run: StatementId,
     /// Counts the client's Syncs.
     pub(super) segment: u64,
     pub(super) statements: Names<Prepared>,
     pub(super) portals: Names<Portal>,
+    pub(super) unexecuted: Unexecuted,
     /// After a refused Execute: nothing is passed on up to the next Sync.
     dropping: bool,
     refusing: Refusing,
@@ -104,14 +108,23 @@ impl Session {
             staged: VecDeque::new(),
             batches: VecDeque::new(),
             last_statement: 0,
+            last_run: 0,
             segment: 0,
             statements: Names::new(),
             portals: Names::new(),
+            unexecuted: Unexecuted::default(),
             dropping: false,
             refusing: Refusing::No,
             down: Flow::default(),
             pipeline: Pipeline::new(),
         }
+    }
+
+    /// The session's first statement gets the number after `statements`: so many were there before (at start-up).
+    #[must_use]
+    pub fn after(mut self, statements: StatementId) -> Self {
+        self.last_statement = statements;
+        self
     }
 
     /// Puts an item on its way, or settles at once what the target will skip.
@@ -124,8 +137,16 @@ impl Session {
     /// The target does not run this item; gives its outcome where it is a statement.
     pub(super) fn skip(&mut self, item: Item) -> Option<Outcome> {
         match item {
-            Item::Parse(number) | Item::CloseStatement(number) => self.statements.discard(number),
-            Item::Bind(number) | Item::ClosePortal(number) => self.portals.discard(number),
+            Item::Parse(defined) => {
+                self.statements.discard(defined.number);
+                return defined.outcome(Status::Skipped);
+            }
+            Item::Bind(defined) => {
+                self.portals.discard(defined.number);
+                return defined.outcome(Status::Skipped);
+            }
+            Item::CloseStatement(number) => self.statements.discard(number),
+            Item::ClosePortal(number) => self.portals.discard(number),
             Item::Execute(sent) | Item::Query(sent) | Item::Function(sent) => {
                 return Some(match &sent.refused {
                     Some(why) if !why.of_input => refused(sent.id, &why.refusal),
@@ -265,7 +286,7 @@ impl Dialogue for Session {
         let mut inputs = refusals
             .iter()
             .filter_map(|(index, refusal)| match batch.events.get(*index) {
-                Some(Event::Input { statement, span }) => Some((*statement, span.start, refusal)),
+                Some(Event::Input { statement, span, .. }) => Some((*statement, span.start, refusal)),
                 _ => None,
             });
         let (mut next_statement, mut next_input) = (statements.next(), inputs.next());

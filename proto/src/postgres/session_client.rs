@@ -1,15 +1,18 @@
 //! The client's side of a `Session`: statements out of Query, Parse, Bind, Execute and FunctionCall.
 
 use std::fmt;
+use std::ops::Range;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::fields::{Fields, Malformed};
 use super::flow::{HEADER_BYTES, Mode, Piece};
 use super::names::Found;
-use super::pipeline::Item;
+use super::pipeline::{Defined, Item};
 use super::session::{LIMIT_EXCEEDED, PROTOCOL_VIOLATION, Session, Staged, framing, sent};
 use super::statement::{Portal, Prepared, bind_params, function_call, query_text, unknown_portal, unknown_statement};
+use super::unexecuted::Untold;
 use crate::dialogue::{Batch, Violation};
 use crate::event::{Event, Param, Statement, StatementKind};
 
@@ -48,14 +51,18 @@ impl Session {
                     at = end;
                 }
                 Some(Piece::Begin { start, end, .. }) => {
-                    self.data(start, end, 0, before, &mut batch);
+                    self.data(start..end, 0, 1, before, &mut batch);
                     at = end;
                 }
                 Some(Piece::More { start, end, .. }) => {
-                    self.data(start, end, end - start, before, &mut batch);
+                    self.data(start..end, end - start, 0, before, &mut batch);
                     at = end;
                 }
             }
+        }
+        let untold = self.unexecuted.take();
+        if !untold.is_empty() {
+            self.tell(&untold, at, &mut batch).map_err(|error| error.told(b'B'))?;
         }
         let staged = self.staged.len();
         if staged + self.pipeline.len() > self.limits.unanswered {
@@ -72,27 +79,29 @@ impl Session {
         Ok(batch)
     }
 
-    /// A piece of COPY data: joined with the one before it in the batch.
-    fn data(&mut self, start: usize, end: usize, lead_bytes: usize, before: usize, batch: &mut Batch) {
+    /// A piece of COPY data, in which `begun` messages begin: joined with the one before it in the batch.
+    fn data(&mut self, piece: Range<usize>, lead_bytes: usize, begun: u64, before: usize, batch: &mut Batch) {
         if self.staged.len() > before
             && let Some(Staged {
                 item: Item::Data { .. },
                 ..
             }) = self.staged.back()
-            && let Some(Event::Input { span, .. }) = batch.events.last_mut()
+            && let Some(Event::Input { span, rows, .. }) = batch.events.last_mut()
         {
-            span.end = end;
+            span.end = piece.end;
+            *rows += begun;
             return;
         }
         let lead_ends = lead_bytes == 0 || self.up.at_boundary();
         self.staged.push_back(Staged {
-            start,
+            start: piece.start,
             item: Item::Data { lead_bytes, lead_ends },
         });
-        let statement = self.pipeline.copying.unwrap_or(self.last_statement);
+        let statement = self.pipeline.copying.unwrap_or(self.last_run);
         batch.events.push(Event::Input {
             statement,
-            span: start..end,
+            span: piece,
+            rows: begun,
         });
     }
 
@@ -101,7 +110,7 @@ impl Session {
         &mut self,
         kind: u8,
         bytes: &Bytes,
-        body: std::ops::Range<usize>,
+        body: Range<usize>,
         start: usize,
         batch: &mut Batch,
     ) -> Result<Item, Unacceptable> {
@@ -125,18 +134,27 @@ impl Session {
                 };
                 let number = self.statements.define(name, self.segment, Some(prepared));
                 self.check_statements()?;
-                Item::Parse(number)
+                self.unexecuted.parse(number, self.staged.len(), batch.events.len());
+                Item::Parse(Defined { number, prepared: 0 })
             }
-            b'B' => Item::Bind(self.bind(fields, bytes, body.end)?),
+            b'B' => {
+                let number = self.bind(fields, bytes, body.end, batch.events.len())?;
+                Item::Bind(Defined { number, prepared: 0 })
+            }
             b'E' => {
                 let name = fields.string("portal")?;
                 let max_rows = fields.u32("row limit")?;
                 let (text, params, statement) = match self.portals.find(name, self.segment) {
-                    Found::Known(portal, _) => (
-                        portal.text.clone(),
-                        bind_params(&portal.arguments)?,
-                        portal.statement.clone(),
-                    ),
+                    Found::Known(portal, _, number) => {
+                        if let Some(number) = number {
+                            self.unexecuted.executed(number);
+                        }
+                        (
+                            portal.text.clone(),
+                            bind_params(&portal.arguments)?,
+                            portal.statement.clone(),
+                        )
+                    }
                     Found::Absent => (unknown_portal(name, max_rows), Vec::new(), Bytes::new()),
                     Found::Ambiguous => {
                         return Err(Unacceptable::Ambiguous {
@@ -185,11 +203,12 @@ impl Session {
         text: Bytes,
         params: Vec<Param>,
         name: Bytes,
-        span: std::ops::Range<usize>,
+        span: Range<usize>,
         batch: &mut Batch,
     ) -> Item {
         self.last_statement += 1;
         let id = self.last_statement;
+        self.last_run = id;
         let sent = sent(id, &text);
         batch.events.push(Event::Statement(Statement {
             id,
@@ -200,19 +219,74 @@ impl Session {
             span,
         }));
         match kind {
-            StatementKind::Query => Item::Query(sent),
             StatementKind::Execute => Item::Execute(sent),
             StatementKind::FunctionCall => Item::Function(sent),
+            _ => Item::Query(sent),
         }
     }
 
-    /// Bind: the portal gets its statement's text. Gives its definition's number. `fields` is the rest of `bytes` up to `end`.
-    fn bind(&mut self, mut fields: Fields<'_>, bytes: &Bytes, end: usize) -> Result<u64, Unacceptable> {
+    /// Gives each of these an event in its place in the batch, which ends at `end`.
+    #[cold]
+    fn tell(&mut self, untold: &[Untold], end: usize, batch: &mut Batch) -> Result<(), Unacceptable> {
+        let mut untold = untold.iter().peekable();
+        let mut events = SmallVec::with_capacity(batch.events.len() + untold.len());
+        let mut others = std::mem::take(&mut batch.events).into_iter();
+        for place in 0.. {
+            while let Some(next) = untold.next_if(|next| next.event == place) {
+                events.extend(self.prepared(*next, end)?.map(Event::Prepared));
+            }
+            let Some(other) = others.next() else { break };
+            events.push(other);
+        }
+        batch.events = events;
+        Ok(())
+    }
+
+    /// What a Parse or Bind tells the target.
+    fn prepared(&mut self, untold: Untold, end: usize) -> Result<Option<Statement>, Unacceptable> {
+        let found = if untold.is_bind {
+            match self.portals.pending(untold.number) {
+                Some((portal, _)) => Some((
+                    StatementKind::Bind,
+                    portal.text.clone(),
+                    bind_params(&portal.arguments)?,
+                    portal.statement.clone(),
+                )),
+                None => None,
+            }
+        } else {
+            let prepared = self.statements.pending(untold.number);
+            prepared.map(|(prepared, name)| (StatementKind::Parse, prepared.text.clone(), Vec::new(), name.clone()))
+        };
+        let Some((kind, text, params, name)) = found else {
+            return Ok(None);
+        };
+        let next = self.staged.get(untold.item + 1).map_or(end, |next| next.start);
+        let Some(staged) = self.staged.get_mut(untold.item) else {
+            return Ok(None);
+        };
+        self.last_statement += 1;
+        if let Item::Parse(defined) | Item::Bind(defined) = &mut staged.item {
+            defined.prepared = self.last_statement;
+        }
+        Ok(Some(Statement {
+            id: self.last_statement,
+            kind,
+            text,
+            params,
+            name,
+            span: staged.start..next,
+        }))
+    }
+
+    /// Bind: the portal gets its statement's text. Gives its definition's number. `fields` is the rest of `bytes` up to
+    /// `end`; `event` is where an event of its own belongs.
+    fn bind(&mut self, mut fields: Fields<'_>, bytes: &Bytes, end: usize, event: usize) -> Result<u64, Unacceptable> {
         let portal = fields.string("portal")?;
         let name = fields.string("statement name")?;
-        let (text, statement) = match self.statements.find(name, self.segment) {
-            Found::Known(prepared, name) => (prepared.text.clone(), name.clone()),
-            Found::Absent => (unknown_statement(name), Bytes::copy_from_slice(name)),
+        let (text, statement, parse) = match self.statements.find(name, self.segment) {
+            Found::Known(prepared, name, number) => (prepared.text.clone(), name.clone(), number),
+            Found::Absent => (unknown_statement(name), Bytes::copy_from_slice(name), None),
             Found::Ambiguous => {
                 return Err(Unacceptable::Ambiguous {
                     what: "prepared statement",
@@ -235,6 +309,7 @@ impl Session {
                 arguments,
             }),
         );
+        self.unexecuted.bind(number, parse, self.staged.len(), event);
         self.check_portals()?;
         Ok(number)
     }

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::error_response::{Report, Severity, error_response};
 use super::fields::Fields;
 use super::flow::{HEADER_BYTES, Mode, Piece};
-use super::pipeline::Item;
+use super::pipeline::{Defined, Item};
 use super::refusal;
 use super::session::{PROTOCOL_VIOLATION, Session, framing};
 use crate::dialogue::{Batch, Violation};
@@ -162,9 +162,10 @@ impl Session {
                 let status = status.ok_or_else(|| violation("the target sent a malformed ReadyForQuery"))?;
                 self.ready(scan, status);
             }
-            b'1' => self.confirm(|item| matches!(item, Item::Parse(_)), "ParseComplete")?,
-            b'2' => self.confirm(|item| matches!(item, Item::Bind(_)), "BindComplete")?,
+            b'1' => self.confirm(scan, |item| matches!(item, Item::Parse(_)), "ParseComplete")?,
+            b'2' => self.confirm(scan, |item| matches!(item, Item::Bind(_)), "BindComplete")?,
             b'3' => self.confirm(
+                scan,
                 |item| matches!(item, Item::CloseStatement(_) | Item::ClosePortal(_)),
                 "CloseComplete",
             )?,
@@ -185,14 +186,19 @@ impl Session {
         Ok(())
     }
 
-    fn confirm(&mut self, expected: impl Fn(&Item) -> bool, name: &str) -> Result<(), Violation> {
+    fn confirm(&mut self, scan: &mut Scan, expected: impl Fn(&Item) -> bool, name: &str) -> Result<(), Violation> {
         // What names stand for rests on these, so a stray one is not passed over.
         if !self.pipeline.front().is_some_and(expected) {
             return Err(violation(&format!("the target sent {name} where none was due")));
         }
-        match self.pipeline.pop() {
-            Some(Item::Parse(number) | Item::CloseStatement(number)) => self.statements.confirm(number),
-            Some(Item::Bind(number) | Item::ClosePortal(number)) => self.portals.confirm(number),
+        let item = self.pipeline.pop();
+        if let Some(defined) = item.as_ref().and_then(Item::prepared) {
+            self.flush(scan);
+            scan.events.extend(defined.outcome(Status::Ok).map(Event::Outcome));
+        }
+        match item {
+            Some(Item::Parse(Defined { number, .. }) | Item::CloseStatement(number)) => self.statements.confirm(number),
+            Some(Item::Bind(Defined { number, .. }) | Item::ClosePortal(number)) => self.portals.confirm(number),
             _ => {}
         }
         Ok(())
@@ -334,10 +340,11 @@ impl Session {
         }
     }
 
-    /// After an error in the extended protocol the target skips everything up to a Sync. The error belongs to the first
-    /// statement it keeps from running.
+    /// After an error in the extended protocol the target skips everything up to a Sync. The error belongs to the message
+    /// that is being answered, where that has an event, and else to the first statement it keeps from running.
     fn skip_to_sync(&mut self, scan: &mut Scan, told: (String, String), report: &Report) {
         let mut told = Some(told);
+        let mut answered = true;
         loop {
             match self.pipeline.front() {
                 Some(Item::Sync) => break,
@@ -348,15 +355,15 @@ impl Session {
                 Some(_) => {}
             }
             let Some(item) = self.pipeline.pop() else { break };
-            let blamed = match item.sent() {
-                Some(sent) if told.is_some() => {
-                    self.pipeline.progress.error = told.take();
-                    Some(self.pipeline.outcome(sent))
-                }
-                _ => None,
+            let at_fault = match &item {
+                Item::Parse(_) => answered && item.prepared().is_some(),
+                Item::Bind(_) => item.prepared().is_some(),
+                _ => item.sent().is_some(),
             };
-            let outcome = match blamed {
-                Some(outcome) => Some(outcome),
+            answered = false;
+            let error = if at_fault { told.take() } else { None };
+            let outcome = match error {
+                Some(error) => self.failed(item, error),
                 None => self.skip(item),
             };
             scan.events.extend(outcome.map(Event::Outcome));
@@ -365,6 +372,21 @@ impl Session {
             let text = format!("{} {}: {}", report.severity, report.code, report.message);
             scan.events.push(Event::Notice { kind: "error", text });
         }
+    }
+
+    /// The outcome of an item that this error (SQLSTATE, message) answers.
+    fn failed(&mut self, item: Item, error: (String, String)) -> Option<Outcome> {
+        if let Some(sent) = item.sent() {
+            self.pipeline.progress.error = Some(error);
+            return Some(self.pipeline.outcome(sent));
+        }
+        let (sqlstate, message) = error;
+        self.skip(item).map(|outcome| Outcome {
+            status: Status::Error,
+            sqlstate,
+            message,
+            ..outcome
+        })
     }
 }
 

@@ -242,10 +242,7 @@ fn what_comes_after_an_error_and_before_the_sync_is_skipped_too() {
     let mut session = session();
     send(&mut session, &[parse("", "selec"), bare(b'H')]);
     let events = answer(&mut session, &[error("42601")]);
-    assert!(
-        matches!(&events[..], [Event::Notice { kind: "error", .. }]),
-        "{events:?}"
-    );
+    assert_eq!(outcomes(&events), [(1, Status::Error, "42601", "", 0)]);
     let batch = session
         .client(Bytes::from(
             [bind("", ""), execute(""), query("select 1"), sync()].concat(),
@@ -253,7 +250,7 @@ fn what_comes_after_an_error_and_before_the_sync_is_skipped_too() {
         .unwrap();
     let applied = session.apply(batch, &[]);
     let skipped: Vec<_> = applied.outcomes.iter().map(|it| (it.statement, it.status)).collect();
-    assert_eq!(skipped, [(1, Status::Skipped), (2, Status::Skipped)]);
+    assert_eq!(skipped, [(2, Status::Skipped), (3, Status::Skipped)]);
     assert!(!session.idle());
     answer(&mut session, &[ready(b'I')]);
     assert!(session.idle());
@@ -272,7 +269,8 @@ fn copy_in_through_libpqs_extended_protocol_stays_in_step() {
         events,
         [Event::Input {
             statement: 1,
-            span: 0..30
+            span: 0..30,
+            rows: 2
         }]
     );
     let events = answer(&mut session, &[complete("COPY 2"), ready(b'I')]);
@@ -440,7 +438,7 @@ fn a_redefinition_that_fails_leaves_the_old_text() {
         send(&mut session, &[bind("", "nowhere"), parse(name, "select 1"), sync()]);
         answer(&mut session, &[error("26000"), ready(b'I')]);
         let events = send(&mut session, &[bind("", name), execute(""), sync()]);
-        assert_eq!(texts(&events), [(1, StatementKind::Execute, "drop table t".into())]);
+        assert_eq!(texts(&events), [(4, StatementKind::Execute, "drop table t".into())]);
     }
 }
 
@@ -652,4 +650,152 @@ fn a_statement_is_held_back_until_it_is_whole() {
     assert_eq!(batch.bytes, message);
     let target: BytesMut = session.apply(batch, &[]).target.concat().as_slice().into();
     assert_eq!(target, message);
+}
+
+fn prepared(events: &[Event]) -> Vec<(StatementId, StatementKind, &str, &str, usize)> {
+    let mut prepared = Vec::new();
+    for event in events {
+        if let Event::Prepared(it) = event {
+            let (name, text) = (std::str::from_utf8(&it.name), std::str::from_utf8(&it.text));
+            prepared.push((it.id, it.kind, name.unwrap(), text.unwrap(), it.params.len()));
+        }
+    }
+    prepared
+}
+
+#[test]
+fn a_parse_and_a_bind_in_a_batch_with_their_execute_are_told_by_it_alone() {
+    let mut session = session();
+    let events = send(&mut session, &[sample::extended("s1", "select $1", true, &[Some("7")])]);
+    assert!(matches!(&events[..], [Event::Statement(_)]), "{events:?}");
+    answer(&mut session, &[sample::extended_answer(true, 1, 1)]);
+    for _ in 0..3 {
+        let events = send(&mut session, &[sample::extended("s1", "", false, &[Some("7")])]);
+        assert!(matches!(&events[..], [Event::Statement(_)]), "{events:?}");
+        answer(&mut session, &[sample::extended_answer(false, 1, 1)]);
+    }
+    assert_eq!(session.last_statement, 4);
+}
+
+#[test]
+fn what_is_prepared_without_being_run_has_an_event_and_an_outcome() {
+    let mut session = session();
+    let describe = single(b'D', |out| out.put_slice(b"Ss1\0"));
+    let events = send(&mut session, &[parse("s1", "select 1"), describe, sync()]);
+    assert_eq!(prepared(&events), [(1, StatementKind::Parse, "s1", "select 1", 0)]);
+    let Event::Prepared(it) = &events[0] else {
+        panic!("{events:?}")
+    };
+    assert_eq!(it.span, 0..parse("s1", "select 1").len());
+    let events = answer(&mut session, &[bare(b'1'), bare(b'n'), ready(b'I')]);
+    assert_eq!(outcomes(&events), [(1, Status::Ok, "", "", 0)]);
+
+    let events = send(&mut session, &[bind("p", "s1"), sync()]);
+    assert_eq!(prepared(&events), [(2, StatementKind::Bind, "s1", "select 1", 0)]);
+    let events = answer(&mut session, &[bare(b'2'), ready(b'T')]);
+    assert_eq!(outcomes(&events), [(2, Status::Ok, "", "", 0)]);
+
+    let events = send(&mut session, &[execute("p"), sync()]);
+    assert_eq!(texts(&events), [(3, StatementKind::Execute, "select 1".into())]);
+    assert_eq!(events.len(), 1);
+}
+
+#[test]
+fn a_bind_without_its_execute_tells_of_its_parse() {
+    let mut session = session();
+    let events = send(&mut session, &[parse("", "select 1"), bind("", ""), sync()]);
+    assert_eq!(prepared(&events), [(1, StatementKind::Bind, "", "select 1", 0)]);
+    let events = answer(&mut session, &[error("42601"), ready(b'I')]);
+    assert_eq!(
+        outcomes(&events),
+        [(1, Status::Error, "42601", "", 0)],
+        "the error of the Parse is what came of both"
+    );
+}
+
+#[test]
+fn what_is_only_prepared_stands_where_the_client_sent_it() {
+    let mut session = session();
+    let run = |text| Bytes::from([parse("", text), bind("", ""), execute("")].concat());
+    let events = send(
+        &mut session,
+        &[
+            run("select 1"),
+            parse("a", "select 2"),
+            parse("b", "select 3"),
+            run("select 4"),
+            sync(),
+        ],
+    );
+    let order: Vec<_> = events
+        .iter()
+        .map(|event| match event {
+            Event::Statement(it) | Event::Prepared(it) => (it.text.clone(), it.kind),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let expected = [
+        ("select 1", StatementKind::Execute),
+        ("select 2", StatementKind::Parse),
+        ("select 3", StatementKind::Parse),
+        ("select 4", StatementKind::Execute),
+    ];
+    assert_eq!(order, expected.map(|(text, kind)| (Bytes::from(text), kind)));
+    let first = [bare(b'1'), bare(b'2'), complete("SELECT 1")].concat();
+    let events = answer(&mut session, &[first.into(), error("42601"), ready(b'I')]);
+    let mut seen: Vec<_> = outcomes(&events).iter().map(|it| (it.0, it.1)).collect();
+    seen.sort_unstable_by_key(|(id, _)| *id);
+    let expected = [
+        (1, Status::Ok),
+        (2, Status::Skipped),
+        (3, Status::Error),
+        (4, Status::Skipped),
+    ];
+    assert_eq!(seen, expected, "numbers are names: 1 and 2 run, 3 and 4 are prepared");
+}
+
+#[test]
+fn a_parse_that_another_replaces_before_it_is_run_is_told() {
+    let mut session = session();
+    let events = send(
+        &mut session,
+        &[
+            parse("", "select 1"),
+            parse("", "select 2"),
+            bind("", ""),
+            execute(""),
+            sync(),
+        ],
+    );
+    assert_eq!(prepared(&events), [(2, StatementKind::Parse, "", "select 1", 0)]);
+    assert_eq!(texts(&events), [(1, StatementKind::Execute, "select 2".into())]);
+}
+
+#[test]
+fn what_was_prepared_after_a_refusal_never_went_out() {
+    let mut session = session();
+    send(&mut session, &[query("begin")]);
+    answer(&mut session, &[complete("BEGIN"), ready(b'T')]);
+    send_refusing(&mut session, &[parse("", "drop t"), bind("", ""), execute("")]);
+    let batch = session
+        .client(Bytes::from([parse("s", "select 1"), bare(b'H')].concat()))
+        .unwrap();
+    assert_eq!(prepared(&batch.events), [(3, StatementKind::Parse, "s", "select 1", 0)]);
+    let applied = session.apply(batch, &[]);
+    assert!(applied.target.is_empty(), "{applied:?}");
+    assert_eq!(applied.outcomes.len(), 1);
+    assert_eq!(
+        (applied.outcomes[0].statement, applied.outcomes[0].status),
+        (3, Status::Skipped)
+    );
+}
+
+#[test]
+fn what_was_prepared_and_not_answered_is_unknown() {
+    let mut session = session().after(7);
+    let events = send(&mut session, &[parse("s", "select 1"), bare(b'H')]);
+    assert_eq!(prepared(&events), [(8, StatementKind::Parse, "s", "select 1", 0)]);
+    let unanswered = session.unanswered();
+    assert_eq!(unanswered.len(), 1);
+    assert_eq!((unanswered[0].statement, unanswered[0].status), (8, Status::Unknown));
 }

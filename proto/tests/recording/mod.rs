@@ -49,7 +49,7 @@ pub fn told(batch: &Batch) -> Vec<String> {
         .events
         .iter()
         .map(|event| match event {
-            Event::Statement(it) => {
+            Event::Statement(it) | Event::Prepared(it) => {
                 let name = if it.name.is_empty() {
                     String::new()
                 } else {
@@ -66,9 +66,15 @@ pub fn told(batch: &Batch) -> Vec<String> {
                     format!(" ({})", params.join(", "))
                 };
                 let kind = it.kind.as_str();
-                format!("statement {} {kind}{name}: {}{params}", it.id, lossy(&it.text))
+                let what = match event {
+                    Event::Prepared(_) => "prepared",
+                    _ => "statement",
+                };
+                format!("{what} {} {kind}{name}: {}{params}", it.id, lossy(&it.text))
             }
-            Event::Input { statement, span } => format!("input {statement}: {} bytes", span.len()),
+            Event::Input { statement, span, rows } => {
+                format!("input {statement}: {} bytes, {rows} rows", span.len())
+            }
             Event::Output { statement, span, rows } => {
                 format!("output {statement}: {} bytes, {rows} rows", span.len())
             }
@@ -93,7 +99,6 @@ pub fn told(batch: &Batch) -> Vec<String> {
                 format!("{kind}: {channel} from N: {}", rest.split_once(": ").unwrap().1)
             }
             Event::Notice { kind, text } => format!("{kind}: {text}"),
-            Event::Setting { name, value } => format!("setting {name} = {value}"),
         })
         .collect()
 }

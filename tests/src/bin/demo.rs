@@ -268,8 +268,8 @@ fn show(session: &str, events: &[Value]) {
                 text("client_address"),
                 text("application")
             ),
-            "attempt" => format!("#{} {}", text("statement"), text("text")),
-            "output" => text("text").trim_end().replace('\n', " · ").replace('\t', " | "),
+            "attempt" | "prepared" => format!("#{} {}", text("statement"), text("text")),
+            "output" | "input" => text("text").trim_end().replace('\n', " · ").replace('\t', " | "),
             "outcome" => format!(
                 "#{} {} {} in {} µs",
                 text("statement"),

@@ -7,6 +7,7 @@ mod evidence;
 mod hostile;
 mod kills;
 mod psql;
+mod recording;
 mod refusals;
 mod replicas;
 mod tls;

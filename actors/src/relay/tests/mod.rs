@@ -1,7 +1,8 @@
 //! The relay against a client, an agent and a recorder that the tests hold in their hands.
 //!
-//! The protocol here is lines: each line of the client is a statement; the target answers with lines of output, and
-//! ends a statement with a line of a single dot.
+//! The protocol here is lines: each line of the client is a statement, or with `<` before it input of the last one, or
+//! with `?` before it prepared only; the target answers with lines of output, and ends a statement with a line of a
+//! single dot.
 
 mod cost;
 mod ends;
@@ -55,16 +56,29 @@ impl Dialogue for Lines {
         };
         let mut at = 0;
         for line in bytes.split_inclusive(|b| *b == b'\n') {
+            let span = at..at + line.len();
+            at += line.len();
+            if line.starts_with(b"<") {
+                batch.events.push(Event::Input {
+                    statement: self.next,
+                    span,
+                    rows: 1,
+                });
+                continue;
+            }
             self.next += 1;
-            batch.events.push(Event::Statement(Statement {
+            let statement = Statement {
                 id: self.next,
                 kind: StatementKind::Query,
                 text: bytes.slice_ref(&line[..line.len() - 1]),
                 params: vec![],
                 name: Bytes::new(),
-                span: at..at + line.len(),
-            }));
-            at += line.len();
+                span,
+            };
+            batch.events.push(match line.starts_with(b"?") {
+                true => Event::Prepared(statement),
+                false => Event::Statement(statement),
+            });
         }
         Ok(batch)
     }
@@ -72,7 +86,16 @@ impl Dialogue for Lines {
     fn apply(&mut self, batch: Batch, refusals: &[(usize, Refusal)]) -> Applied {
         let mut applied = Applied::default();
         for (index, event) in batch.events.iter().enumerate() {
-            let Event::Statement(statement) = event else { continue };
+            let statement = match event {
+                Event::Statement(statement) | Event::Prepared(statement) => statement,
+                Event::Input { span, .. } => {
+                    if !refusals.iter().any(|(at, _)| *at == index) {
+                        applied.target.push(batch.bytes.slice(span.clone()));
+                    }
+                    continue;
+                }
+                _ => continue,
+            };
             match refusals.iter().find(|(at, _)| *at == index) {
                 None => {
                     self.unanswered.push_back(statement.id);
@@ -201,6 +224,13 @@ impl Kept {
                         .collect();
                     format!("attempt {} {} [{}]", a.statement, text(&a.text), verdicts.join(" "))
                 }
+                Body::Prepared(a) => format!("prepared {} {}", a.statement, text(&a.text)),
+                Body::Input(i) => format!("input {} {}", i.statement, text(&i.data)),
+                Body::InputCut(c) if c.total => {
+                    let figures = format!("{}/{} in {}", c.recorded_bytes, c.bytes, c.rows);
+                    format!("input total {} {} {figures}", c.statement, c.limit)
+                }
+                Body::InputCut(c) => format!("input cut {} {} {}", c.statement, c.limit, c.recorded_bytes),
                 Body::Output(o) => format!("output {} {}", o.statement, text(&o.data)),
                 Body::Outcome(o) => format!("outcome {} {}", o.statement, o.status),
                 Body::Cut(c) if c.total => {

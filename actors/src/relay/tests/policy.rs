@@ -180,9 +180,9 @@ async fn a_stage_that_never_answers_ends_the_session_in_time() {
 async fn a_replacement_that_no_codec_can_make_is_refused() {
     local(async {
         let stages: Vec<Box<dyn Stage>> = vec![Box::new(ByText("mask", |_| {
-            Verdict::Replace(Box::new(Event::Setting {
-                name: String::new(),
-                value: String::new(),
+            Verdict::Replace(Box::new(Event::Notice {
+                kind: "",
+                text: String::new(),
             }))
         }))];
         let mut rig = start(Setup {
@@ -195,6 +195,63 @@ async fn a_replacement_that_no_codec_can_make_is_refused() {
                 .await
                 .starts_with("refused: a policy wants to change this")
         );
+    })
+    .await;
+}
+
+/// A stage that refuses long input, and where it says so what it did not ask for.
+struct NoInput {
+    unasked: bool,
+}
+
+impl Stage for NoInput {
+    fn name(&self) -> &'static str {
+        "no-input"
+    }
+    fn interest(&self) -> Interest {
+        Interest {
+            input: true,
+            ..Interest::default()
+        }
+    }
+    fn judge(&mut self, _: Direction, events: &[Event]) -> LocalBoxFuture<'static, Vec<Verdict>> {
+        let verdict = |event: &Event| match event {
+            Event::Input { span, .. } if span.len() > 3 => refuse("too long"),
+            Event::Prepared(_) if self.unasked => refuse("unasked"),
+            _ => Verdict::Forward,
+        };
+        let verdicts = events.iter().map(verdict).collect();
+        Box::pin(async move { verdicts })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_input_is_not_recorded_as_sent_nor_is_what_follows_it() {
+    local(async {
+        let mut rig = start(Setup {
+            stages: vec![Box::new(NoInput { unasked: false })],
+            ..Setup::default()
+        });
+        rig.says("copy\n<a\n").await;
+        rig.target_gets().await;
+        rig.target_gets().await;
+        rig.says("<long\n<b\n").await;
+        rig.target_gets().await;
+        assert_eq!(rig.record.story(), ["attempt 1 copy [no-input=forward]", "input 1 <a"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verdict_that_nothing_carries_out_ends_the_session() {
+    local(async {
+        let mut rig = start(Setup {
+            stages: vec![Box::new(NoInput { unasked: true })],
+            ..Setup::default()
+        });
+        rig.says("copy\n?one\n<a\n").await;
+        assert!(rig.from_gateway.recv().await.is_err());
+        assert_eq!(rig.end().await.0.end, End::StageFailed);
     })
     .await;
 }

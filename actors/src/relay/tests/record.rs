@@ -193,6 +193,192 @@ async fn a_small_result_whose_session_is_cut_is_hashed_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_only_prepared_is_recorded_before_it_is_forwarded_and_is_no_statement() {
+    local(async {
+        let mut rig = start(Setup::default());
+        rig.says("?one\n").await;
+        assert_eq!(rig.target_gets().await, "?one\n");
+        assert_eq!(rig.record.story(), ["prepared 1 ?one"]);
+        assert_eq!((rig.record.0.commits.get(), rig.counters.statements.get()), (1, 0));
+        rig.target_says(".\n").await;
+        rig.client_gets().await;
+        assert_eq!(rig.record.story(), ["prepared 1 ?one", "outcome 1 ok"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn input_is_recorded_before_it_is_forwarded() {
+    local(async {
+        let mut rig = start(Setup::default());
+        rig.says("copy\n<a\n").await;
+        assert_eq!(rig.target_gets().await, "copy\n");
+        assert_eq!(rig.record.story(), ["attempt 1 copy", "input 1 <a"]);
+        assert_eq!(rig.record.0.commits.get(), 1, "one commit for both");
+        assert_eq!(rig.target_gets().await, "<a\n");
+        rig.record.0.slow.set(Some(Duration::from_secs(3)));
+        let before = Instant::now();
+        rig.says("<b\n").await;
+        assert_eq!(rig.target_gets().await, "<b\n");
+        assert_eq!(before.elapsed(), Duration::from_secs(3));
+        rig.target_says(".\n").await;
+        rig.client_gets().await;
+        let story = ["attempt 1 copy", "input 1 <a", "input 1 <b", "outcome 1 ok"];
+        assert_eq!(rig.record.story(), story, "all of it is there, so nothing is cut");
+        assert_eq!(rig.counters.statements.get(), 1);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn input_past_the_limit_leaves_a_cut_and_totals_with_a_hash_of_everything_and_costs_no_commit() {
+    local(async {
+        let record = RecordLimits {
+            statement_bytes: 100,
+            session_bytes: 150,
+            mode: RecordMode::Default,
+        };
+        let mut rig = start(Setup {
+            record,
+            ..Setup::default()
+        });
+        let line = format!("<{}\n", "x".repeat(58));
+        let mut context = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
+        for commits in [3, 5] {
+            rig.says("copy\n").await;
+            rig.target_gets().await;
+            for _ in 0..4 {
+                rig.says(&line).await;
+                assert_eq!(rig.target_gets().await, line);
+                context.update(if commits == 3 { line.as_bytes() } else { b"" });
+            }
+            rig.target_says(".\n").await;
+            rig.client_gets().await;
+            assert_eq!(rig.record.0.commits.get(), commits, "what appends nothing needs none");
+        }
+        let story: Vec<_> = rig
+            .record
+            .story()
+            .into_iter()
+            .filter(|line| !line.starts_with("input 1") && !line.starts_with("input 2"))
+            .collect();
+        assert_eq!(
+            story,
+            [
+                "attempt 1 copy",
+                "input cut 1 statement 100",
+                "input total 1 statement 100/240 in 4",
+                "outcome 1 ok",
+                "attempt 2 copy",
+                "input cut 0 session 150",
+                "input cut 2 session 50",
+                "input total 2 session 50/240 in 4",
+                "outcome 2 ok",
+            ]
+        );
+        let bodies = rig.record.0.bodies.borrow();
+        let total = bodies.iter().find_map(|body| match body {
+            Body::InputCut(cut) if cut.total => Some(cut),
+            _ => None,
+        });
+        assert_eq!(total.unwrap().sha256, context.finish().as_ref());
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn input_of_no_open_statement_is_recorded_as_such_and_is_no_statement() {
+    local(async {
+        let record = RecordLimits {
+            statement_bytes: 3,
+            ..RecordLimits::default()
+        };
+        let mut rig = start(Setup {
+            record,
+            ..Setup::default()
+        });
+        rig.says("copy\n").await;
+        rig.target_gets().await;
+        rig.target_says(".\n").await;
+        rig.client_gets().await;
+        rig.says("<late\n").await;
+        rig.target_gets().await;
+        rig.to_gateway.eof();
+        let Rig {
+            client, relay, record, ..
+        } = rig;
+        drop(client);
+        relay.await.unwrap();
+        assert_eq!(
+            record.story(),
+            [
+                "attempt 1 copy",
+                "outcome 1 ok",
+                "input 0 <la",
+                "input cut 0 statement 3",
+                "input total 0 statement 3/6 in 1"
+            ]
+        );
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_while_its_statement_is_held_is_noticed() {
+    local(async {
+        let mut rig = start(Setup::default());
+        rig.record.0.slow.set(Some(Duration::from_secs(60)));
+        rig.says("one\n").await;
+        tokio::time::sleep(10 * HELD_AFTER).await;
+        rig.says("ahead\n").await;
+        let before = Instant::now();
+        let Rig {
+            client,
+            relay,
+            record,
+            mut from_gateway,
+            ..
+        } = rig;
+        drop(client);
+        assert_eq!(relay.await.unwrap().0.end, End::ClientClosed);
+        assert_eq!(before.elapsed(), Duration::ZERO, "at once");
+        assert!(
+            !matches!(from_gateway.recv().await, Ok(Some(_))),
+            "nothing was forwarded"
+        );
+        assert_eq!(record.story(), ["attempt 1 one", "outcome 1 unknown"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_leaves_in_a_statements_first_second_is_noticed_at_its_end() {
+    local(async {
+        let mut rig = start(Setup::default());
+        rig.record.0.slow.set(Some(Duration::from_secs(60)));
+        rig.says("one\n").await;
+        let before = Instant::now();
+        drop(rig.client);
+        assert_eq!(rig.relay.await.unwrap().0.end, End::ClientClosed);
+        assert_eq!(before.elapsed(), HELD_AFTER);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_and_leaves_has_its_statement_run_where_nothing_holds_it() {
+    local(async {
+        let mut rig = start(Setup::default());
+        rig.record.0.slow.set(Some(HELD_AFTER / 2));
+        rig.says("one\n").await;
+        drop(rig.client);
+        let bytes = rig.from_gateway.recv().await.unwrap().unwrap();
+        assert_eq!(bytes, "one\n");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn long_texts_are_cut_in_the_record_only() {
     local(async {
         let rig = start(Setup::default());
