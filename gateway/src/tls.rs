@@ -11,6 +11,8 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use thiserror::Error;
 
+use crate::config::Config;
+
 /// Every replica's certificate carries this name besides its own.
 pub const REPLICA_NAME: &str = "replica.hoop.internal";
 
@@ -103,6 +105,19 @@ pub fn peer_client(leaf: &Leaf, ca_der: &[u8]) -> Result<Arc<ClientConfig>, TlsE
         .map_err(|error| failed(WHAT)(error.into()))?;
     config.alpn_protocols = vec![b"h2".to_vec()];
     Ok(Arc::new(config))
+}
+
+/// Names of the listeners' certificates.
+#[must_use]
+pub fn server_names(config: &Config) -> Vec<String> {
+    let mut names = vec![
+        config.public_host.clone(),
+        "localhost".into(),
+        "127.0.0.1".into(),
+        "::1".into(),
+    ];
+    names.dedup();
+    names
 }
 
 /// The `tls-server-end-point` channel binding of a certificate signed with SHA-256 (RFC 5929 §4.1).
