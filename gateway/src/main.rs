@@ -7,7 +7,6 @@ mod config;
 mod control;
 mod directory;
 mod lease;
-mod limits;
 mod links;
 mod listeners;
 mod opening;

@@ -34,7 +34,7 @@ use self::target::reach;
 use crate::cancel::CancelKeys;
 use crate::directory::Freshness;
 use crate::links::dispatch::Dispatcher;
-use crate::listeners::client_stream::ClientStream;
+use crate::listeners::ClientStream;
 use crate::policy::grant::{self, Grant};
 use crate::sessions::{Entry, Known, Open, Sessions, stopping};
 

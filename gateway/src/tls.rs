@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use hoop_actors::end_point;
+use hoop_actors::trust::provider;
 use hoop_store::ca::Leaf;
 use rustls::client::WebPkiServerVerifier;
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -29,12 +30,6 @@ fn failed(what: &'static str) -> impl Fn(Box<dyn std::error::Error>) -> TlsError
         what,
         problem: problem.to_string(),
     }
-}
-
-/// The one cryptographic provider of this program.
-#[must_use]
-pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
 fn identity(leaf: &Leaf) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
@@ -120,9 +115,8 @@ pub fn server_names(config: &Config) -> Vec<String> {
     names
 }
 
-/// The `tls-server-end-point` channel binding of a certificate signed with SHA-256 (RFC 5929 §4.1).
+/// What SCRAM binds to with this certificate.
 #[must_use]
 pub fn server_end_point(leaf: &Leaf) -> Option<Vec<u8>> {
-    let certificate = leaf.chain_der.first()?;
-    Some(hoop_evidence::sha256(certificate).to_vec())
+    end_point::server_end_point(leaf.chain_der.first()?)
 }

@@ -21,6 +21,7 @@ use anyhow::{Context, Result};
 use hoop_actors::budget::ByteBudget;
 use hoop_actors::gate::Gate;
 use hoop_actors::keeper::{Keeper, Policy};
+use hoop_actors::open_files;
 use hoop_actors::shutdown::Trigger;
 use hoop_evidence::writer::{AuditSetup, AuditWriter};
 use hoop_evidence::{Journal, JournalConfig};
@@ -45,7 +46,7 @@ use crate::listeners::port::{Listener, bind};
 use crate::ready::{self, Ready};
 use crate::sessions::Sessions;
 use crate::vital::Vital;
-use crate::{limits, setup, tls};
+use crate::{setup, tls};
 
 /// Why the process stops when one of its parts cannot be kept running.
 const PART_LOST: &str = "a part could not be kept running";
@@ -61,7 +62,7 @@ pub async fn run(config: Config) -> Result<()> {
     trigger.on_signals().context("cannot listen for signals")?;
     let keeper = Keeper::new();
     let root = Arbiter::try_current().context("not within a system")?;
-    limits::raise_open_files();
+    open_files::raise();
     setup::data_dir(&config)?;
     let master = setup::master_key(&config)?;
     let (url, embedded) = database(&config).await?;

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info};
 
+use super::ClientStream;
 use super::canceller::Canceller;
-use super::client_stream::ClientStream;
 use crate::opening::{Opener, Opening};
 use crate::policy::grant;
 
