@@ -192,10 +192,7 @@ pub async fn run(config: Config) -> Result<()> {
         let door = door.clone();
         async move {
             let Some(ticket) = door.enter(client.ip()) else { return };
-            tokio::select! {
-                () = ports.link.serve(socket, client) => {}
-                () = ticket.evicted() => {}
-            }
+            ports.link.serve(socket, client, ticket).await;
         }
     });
     keeper.keep(

@@ -1,5 +1,5 @@
 //! Port 8010: accepts, hands each socket to an arbiter, shakes hands there under a deadline, and feeds that arbiter's
-//! gRPC server.
+//! gRPC server. How long a connection may stay is its [`door`](super::door)'s.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hoop_actors::gate::GateTicket;
 use hoop_proto::link::link_server::LinkServer;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -20,7 +21,8 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tracing::{debug, error};
 
-use super::service::{LinkConnection, LinkService};
+use super::door::{Closing, LinkConnection};
+use super::service::LinkService;
 
 /// HTTP/2 windows never bind: flow control is the frames' credits (DESIGN §6).
 pub const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
@@ -44,6 +46,7 @@ const READY_CONNECTIONS: usize = 64;
 pub struct LinkIo {
     stream: TlsStream<TcpStream>,
     connection: LinkConnection,
+    closing: Closing,
 }
 
 impl Connected for LinkIo {
@@ -56,6 +59,9 @@ impl Connected for LinkIo {
 
 impl AsyncRead for LinkIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.closing.poll_closed(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -116,19 +122,31 @@ impl LinkPort {
         Self { ready, tls }
     }
 
-    /// Shakes hands and hands the connection to the server. Runs on the arbiter.
-    pub async fn serve(&self, socket: TcpStream, client: SocketAddr) {
+    /// Shakes hands and hands the connection to the server, all within what the door allows. Runs on the arbiter.
+    pub async fn serve(&self, socket: TcpStream, client: SocketAddr, ticket: GateTicket) {
         let handshake = TlsAcceptor::from(self.tls.clone()).accept(socket);
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake);
+        let shaken = tokio::select! {
+            shaken = handshake => shaken,
+            () = ticket.evicted() => return,
+        };
+        match shaken {
             Ok(Ok(stream)) => {
+                ticket.spoke();
                 // rustls has verified it against the installation's CA, or there is none
                 let replica = stream
                     .get_ref()
                     .1
                     .peer_certificates()
                     .is_some_and(|chain| !chain.is_empty());
-                let connection = LinkConnection { client, replica };
-                if self.ready.send(Ok(LinkIo { stream, connection })).await.is_err() {
+                let (connection, closing) = LinkConnection::new(client, replica);
+                actix_rt::spawn(connection.clone().watch(ticket));
+                let io = LinkIo {
+                    stream,
+                    connection,
+                    closing,
+                };
+                if self.ready.send(Ok(io)).await.is_err() {
                     debug!("the agent link's server has stopped");
                 }
             }

@@ -2,6 +2,7 @@
 
 mod changes;
 mod crashes;
+mod door;
 mod drivers;
 mod evidence;
 mod hostile;
