@@ -2,6 +2,7 @@
 
 mod api;
 mod cancel;
+mod certificates;
 mod commands;
 mod config;
 mod control;

@@ -35,6 +35,7 @@ use self::database::{database, listen_url};
 use self::stop::Running;
 use crate::api;
 use crate::cancel::CancelKeys;
+use crate::certificates::Issuer;
 use crate::config::Config;
 use crate::control::{Addresses, GatewayControl};
 use crate::directory::{self, Directory, DirectoryParts, Freshness};
@@ -45,8 +46,8 @@ use crate::links::tickets::Tickets;
 use crate::listeners::port::{Listener, bind};
 use crate::ready::{self, Ready};
 use crate::sessions::Sessions;
+use crate::setup;
 use crate::vital::Vital;
-use crate::{setup, tls};
 
 /// Why the process stops when one of its parts cannot be kept running.
 const PART_LOST: &str = "a part could not be kept running";
@@ -158,26 +159,22 @@ pub async fn run(config: Config) -> Result<()> {
     actix_rt::spawn(directory::hints(listen_url(&config, &store)?, directory));
 
     // TLS of the ports
-    let names = tls::server_names(&config);
-    let leaf = installation.ca.issue_server(&names)?;
-    let replica_leaf = installation.ca.issue_replica(replica.id)?;
-    let ca_der = installation.ca.cert_der();
-    let mut link_names = names.clone();
-    link_names.push(tls::REPLICA_NAME.into());
-    let link_leaf = installation.ca.issue_server(&link_names)?;
+    let issuer = Issuer::new(&config, installation.ca.clone(), replica.id);
+    let (certificates, renewal) = issuer.begin()?;
+    keeper.keep("renewal of certificates", &root, Policy::default(), move || {
+        renewal.clone()
+    });
     let shared = Shared {
         tickets: Tickets::default(),
         links: links.clone(),
         sessions: sessions.clone(),
-        peers: PeerDialer::new(tls::peer_client(&replica_leaf, ca_der)?),
+        peers: PeerDialer::new(certificates.clone()),
         cancel_keys: CancelKeys::new(u32::from(replica.slot)),
         freshness: freshness.clone(),
         budget: ByteBudget::new(config.link_budget_bytes),
         replica: replica.id,
         replicas,
-        link_tls: tls::link_server(&link_leaf, ca_der)?,
-        postgres_tls: tls::server("PostgreSQL clients", &leaf, &[b"postgresql"])?,
-        server_end_point: tls::server_end_point(&leaf),
+        certificates: certificates.clone(),
         credentials_url: format!("{public_url}/connections"),
         arbiters: config.arbiters,
         store: store.clone(),
@@ -226,7 +223,7 @@ pub async fn run(config: Config) -> Result<()> {
     let served = api::serve(
         &config,
         api_socket,
-        &leaf,
+        &certificates,
         &public_url,
         store.clone(),
         Arc::new(control),

@@ -4,13 +4,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hoop_actors::gate::GateTicket;
 use hoop_proto::link::link_server::LinkServer;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -23,6 +21,7 @@ use tracing::{debug, error};
 
 use super::door::{Closing, LinkConnection};
 use super::service::LinkService;
+use crate::certificates::Certificates;
 
 /// HTTP/2 windows never bind: flow control is the frames' credits (DESIGN §6).
 pub const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
@@ -96,13 +95,13 @@ impl AsyncWrite for LinkIo {
 #[derive(Clone)]
 pub struct LinkPort {
     ready: mpsc::Sender<Result<LinkIo, io::Error>>,
-    tls: Arc<ServerConfig>,
+    certificates: Certificates,
 }
 
 impl LinkPort {
     /// Starts this arbiter's gRPC server. Must run on the arbiter.
     #[must_use]
-    pub fn start(service: LinkService, tls: Arc<ServerConfig>) -> Self {
+    pub fn start(service: LinkService, certificates: Certificates) -> Self {
         let (ready, connections) = mpsc::channel(READY_CONNECTIONS);
         let arbiter = service.arbiter;
         let server = Server::builder()
@@ -119,12 +118,12 @@ impl LinkPort {
                 error!(%error, arbiter, "the agent link's server ended");
             }
         });
-        Self { ready, tls }
+        Self { ready, certificates }
     }
 
     /// Shakes hands and hands the connection to the server, all within what the door allows. Runs on the arbiter.
     pub async fn serve(&self, socket: TcpStream, client: SocketAddr, ticket: GateTicket) {
-        let handshake = TlsAcceptor::from(self.tls.clone()).accept(socket);
+        let handshake = TlsAcceptor::from(self.certificates.link()).accept(socket);
         let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake);
         let shaken = tokio::select! {
             shaken = handshake => shaken,

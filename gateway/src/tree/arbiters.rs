@@ -12,12 +12,12 @@ use anyhow::{Context, Result, anyhow};
 use hoop_actors::budget::ByteBudget;
 use hoop_evidence::{ArbiterJournal, Journal};
 use hoop_store::Store;
-use rustls::ServerConfig;
 use tokio::sync::watch;
 use tracing::{error, warn};
 use uuid::Uuid;
 
 use crate::cancel::CancelKeys;
+use crate::certificates::Certificates;
 use crate::directory::Freshness;
 use crate::links::dispatch::Dispatcher;
 use crate::links::peer::PeerDialer;
@@ -60,9 +60,7 @@ pub(super) struct Shared {
     pub budget: ByteBudget,
     pub replica: Uuid,
     pub replicas: watch::Receiver<Vec<Uuid>>,
-    pub link_tls: Arc<ServerConfig>,
-    pub postgres_tls: Arc<ServerConfig>,
-    pub server_end_point: Option<Vec<u8>>,
+    pub certificates: Certificates,
     pub credentials_url: String,
     pub arbiters: usize,
 }
@@ -129,8 +127,7 @@ fn ports_of(shared: &Shared, arbiter: usize) -> ArbiterPorts {
         credentials_url: shared.credentials_url.clone(),
     };
     let postgres = PostgresPort {
-        tls: shared.postgres_tls.clone(),
-        server_end_point: shared.server_end_point.clone(),
+        certificates: shared.certificates.clone(),
         mock_key: shared.store.installation().mock_key,
         credentials_url: shared.credentials_url.clone(),
         canceller: Canceller::new(shared.cancel_keys.clone(), shared.store.clone(), shared.peers.clone()),
@@ -138,7 +135,7 @@ fn ports_of(shared: &Shared, arbiter: usize) -> ArbiterPorts {
     };
     ArbiterPorts {
         journal,
-        link: LinkPort::start(service, shared.link_tls.clone()),
+        link: LinkPort::start(service, shared.certificates.clone()),
         postgres: Rc::new(postgres),
     }
 }
