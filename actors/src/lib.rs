@@ -4,15 +4,20 @@
 //! - *a session*: [`session`] is its actor, [`control`] what it may be told, [`relay`] its two pumps, [`stage`] its
 //!   policy chain, [`recorder`] its record;
 //! - *the link*: [`mux`] carries channels with credit, within the [`budget`] of the process;
-//! - *the door*: [`gate`] caps connections that have not proved who they are; [`scratch`] reads sockets.
+//! - *the door*: [`gate`] caps connections that have not proved who they are; [`scratch`] reads sockets;
+//! - *what both programs need of the machine*: [`maybe_tls`] is a socket, [`trust`] says whom a TLS server must be,
+//!   [`end_point`] what SCRAM binds to, [`open_files`] raises the process's limit.
 
 pub mod backoff;
 pub mod budget;
 pub mod control;
+pub mod end_point;
 pub mod gate;
 pub mod handle;
 pub mod keeper;
+pub mod maybe_tls;
 pub mod mux;
+pub mod open_files;
 pub mod recorder;
 pub mod relay;
 pub mod scratch;
@@ -20,3 +25,4 @@ pub mod session;
 pub mod shutdown;
 mod slot;
 pub mod stage;
+pub mod trust;

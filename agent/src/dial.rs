@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hoop_actors::trust::{self, Authorities, Libpq};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -57,19 +58,14 @@ pub struct Dialer {
 impl Dialer {
     /// `variable` looks a name up in the environment (for the proxy).
     pub fn new(key: &AgentKey, variable: impl Fn(&str) -> Option<String>) -> Result<Self, DialError> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(DialError::Setup)?;
-        let mut tls = if key.pins.is_empty() {
+        let builder = if key.pins.is_empty() {
             let roots = system_roots().map_err(DialError::Roots)?;
-            builder.with_root_certificates(roots).with_no_client_auth()
+            let (exact, name) = (Vec::new(), true);
+            trust::client_builder(Libpq::Authorities(Authorities { roots, exact, name }))
         } else {
-            builder
-                .dangerous()
-                .with_custom_certificate_verifier(PinnedAuthority::new(key.pins.clone(), &provider))
-                .with_no_client_auth()
+            trust::client_builder(PinnedAuthority::new(key.pins.clone()))
         };
+        let mut tls = builder.map_err(DialError::Setup)?.with_no_client_auth();
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let proxy = proxy::choose(&key.host, key.port, variable).map_err(DialError::Proxy)?;
         Ok(Self {

@@ -8,7 +8,6 @@ pub mod key;
 pub mod link;
 pub mod links;
 pub mod net;
-pub mod open_files;
 pub mod pace;
 pub mod pins;
 pub mod proxy;

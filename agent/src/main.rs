@@ -7,7 +7,6 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use hoop_agent::config::Config;
-use hoop_agent::open_files;
 use hoop_agent::run::Agent;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -46,10 +45,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         tracing::debug!("a cryptographic provider was installed already");
     }
-    match open_files::raise() {
-        Ok((soft, hard)) => tracing::info!(soft, hard, "open-file limit"),
-        Err(error) => tracing::warn!(%error, "the open-file limit could not be raised"),
-    }
+    hoop_actors::open_files::raise();
     tracing::info!(
         agent = config.key.agent, gateway = config.key.host, port = config.key.port, mode = ?config.key.mode,
         pins = config.key.pins.len(), arbiters = config.arbiters, max_sessions = config.max_sessions,

@@ -6,10 +6,9 @@
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use hoop_actors::trust::{self, ServerTrust};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, DigitallySignedStruct, Error, OtherError, SignatureScheme};
+use rustls::{CertificateError, Error, OtherError};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use crate::key::Pin;
@@ -29,16 +28,12 @@ pub enum PinError {
 #[derive(Debug)]
 pub struct PinnedAuthority {
     pins: Vec<Pin>,
-    algorithms: WebPkiSupportedAlgorithms,
 }
 
 impl PinnedAuthority {
     #[must_use]
-    pub fn new(pins: Vec<Pin>, provider: &CryptoProvider) -> Arc<Self> {
-        Arc::new(Self {
-            pins,
-            algorithms: provider.signature_verification_algorithms,
-        })
+    pub const fn new(pins: Vec<Pin>) -> Self {
+        Self { pins }
     }
 
     fn is_pinned(&self, certificate: &CertificateDer<'_>) -> bool {
@@ -50,15 +45,14 @@ impl PinnedAuthority {
     }
 }
 
-impl ServerCertVerifier for PinnedAuthority {
-    fn verify_server_cert(
+impl ServerTrust for PinnedAuthority {
+    fn check(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
         now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+    ) -> Result<(), Error> {
         if self.is_pinned(end_entity) {
             return Err(refused(PinError::PinsLeaf));
         }
@@ -81,7 +75,7 @@ impl ServerCertVerifier for PinnedAuthority {
             }
         };
         leaf.verify_for_usage(
-            self.algorithms.all,
+            trust::provider().signature_verification_algorithms.all,
             &[anchor],
             intermediates,
             now,
@@ -94,30 +88,7 @@ impl ServerCertVerifier for PinnedAuthority {
             .map_err(|error| match error {
                 webpki::Error::CertNotValidForName(_) => Error::InvalidCertificate(CertificateError::NotValidForName),
                 other => invalid(other),
-            })?;
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
+            })
     }
 }
 
@@ -179,12 +150,11 @@ mod tests {
     }
 
     fn verify(pins: &[Pin], leaf: &CertificateDer<'_>, chain: &[&CertificateDer<'static>]) -> Result<(), String> {
-        let verifier = PinnedAuthority::new(pins.to_vec(), &rustls::crypto::aws_lc_rs::default_provider());
+        let verifier = PinnedAuthority::new(pins.to_vec());
         let chain: Vec<_> = chain.iter().map(|certificate| (*certificate).clone()).collect();
         let name = ServerName::try_from(HOST).unwrap();
         verifier
-            .verify_server_cert(leaf, &chain, &name, &[], UnixTime::now())
-            .map(drop)
+            .check(leaf, &chain, &name, UnixTime::now())
             .map_err(|error| error.to_string())
     }
 

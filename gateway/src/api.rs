@@ -10,10 +10,9 @@ use anyhow::{Context, Result};
 use hoop_api::AppState;
 use hoop_api::control::Control;
 use hoop_store::Store;
-use hoop_store::ca::Leaf;
 
+use crate::certificates::Certificates;
 use crate::config::Config;
-use crate::tls;
 
 /// Threads that answer requests.
 const WORKERS: usize = 2;
@@ -37,7 +36,7 @@ pub struct Served {
 pub fn serve(
     config: &Config,
     socket: TcpListener,
-    leaf: &Leaf,
+    certificates: &Certificates,
     public_url: &str,
     store: Store,
     control: Arc<dyn Control>,
@@ -51,8 +50,7 @@ pub fn serve(
         .shutdown_timeout(STOP_TIMEOUT_S)
         .disable_signals();
     let server = if config.api_tls {
-        let tls = tls::server("the API", leaf, &[b"h2", b"http/1.1"])?;
-        server.listen_rustls_0_23(socket, (*tls).clone())
+        server.listen_rustls_0_23(socket, certificates.api()?)
     } else {
         server.listen(socket)
     }

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
+use hoop_api::events::{EventView, Rows};
 use hoop_evidence::verify::{Source, verify};
 use hoop_evidence::{export, import, read};
 use hoop_proto::evidence::Event;
@@ -128,15 +129,21 @@ impl Events {
         let (store, embedded) = open(config).await?;
         let mut out = std::io::BufWriter::new(std::io::stdout().lock());
         let mut written = Ok(());
+        let (mut of, mut rows) = (Uuid::nil(), Rows::default());
         let mut line = |session: Uuid, event: Event| {
             if written.is_err() {
                 return;
             }
-            let mut json = read::json(&event);
-            if let Some(members) = json.as_object_mut() {
-                members.insert("session".into(), session.to_string().into());
+            if std::mem::replace(&mut of, session) != session {
+                rows = Rows::default();
             }
-            written = serde_json::to_writer(&mut out, &json)
+            written = serde_json::to_value(EventView::new(event, &mut rows))
+                .and_then(|mut json| {
+                    if let Some(members) = json.as_object_mut() {
+                        members.insert("session".into(), session.to_string().into());
+                    }
+                    serde_json::to_writer(&mut out, &json)
+                })
                 .map_err(std::io::Error::from)
                 .and_then(|()| out.write_all(b"\n"));
         };

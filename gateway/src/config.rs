@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
+use hoop_store::ca::LEAF_LIFE_DAYS;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -13,6 +14,9 @@ use thiserror::Error;
 pub const ARBITERS_MAX: usize = 8;
 /// Smallest journal budget that still holds a few segments, in bytes.
 const JOURNAL_BUDGET_MIN_BYTES: u64 = 64 << 20;
+
+const CERTIFICATE_LIFE_MIN_S: u64 = 6;
+const CERTIFICATE_LIFE_MAX_S: u64 = 397 * 86_400;
 
 /// The file's and the environment's keys. A key `listen_api` is `HOOP_LISTEN_API` in the environment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,6 +31,9 @@ struct Raw {
     listen_link: String,
     listen_postgres: String,
     api_tls: String,
+    tls_cert_file: Option<PathBuf>,
+    tls_key_file: Option<PathBuf>,
+    certificate_life_s: u64,
     public_url: Option<String>,
     public_host: Option<String>,
     peer_address: Option<String>,
@@ -57,6 +64,9 @@ const KEYS: &[&str] = &[
     "listen_link",
     "listen_postgres",
     "api_tls",
+    "tls_cert_file",
+    "tls_key_file",
+    "certificate_life_s",
     "public_url",
     "public_host",
     "peer_address",
@@ -87,6 +97,9 @@ impl Default for Raw {
             listen_link: "[::]:8010".into(),
             listen_postgres: "[::]:15432".into(),
             api_tls: "on".into(),
+            tls_cert_file: None,
+            tls_key_file: None,
+            certificate_life_s: LEAF_LIFE_DAYS * 86_400,
             public_url: None,
             public_host: None,
             peer_address: None,
@@ -139,6 +152,9 @@ pub struct Config {
     pub listen_link: SocketAddr,
     pub listen_postgres: SocketAddr,
     pub api_tls: bool,
+    /// Certificate chain and key of the API and of the people's ports; `None`: the installation's CA makes one.
+    pub tls_files: Option<(PathBuf, PathBuf)>,
+    pub certificate_life_s: u64,
     /// Without a slash at the end; derived from `public_host` and the API's port where it is not given.
     pub public_url: Option<String>,
     pub public_host: String,
@@ -274,6 +290,8 @@ impl Config {
             listen_link: address("listen_link", &raw.listen_link)?,
             listen_postgres: address("listen_postgres", &raw.listen_postgres)?,
             api_tls,
+            tls_files: tls_files(raw.tls_cert_file, raw.tls_key_file)?,
+            certificate_life_s: certificate_life_s(raw.certificate_life_s)?,
             public_url: raw.public_url,
             public_host: raw.public_host.unwrap_or_else(|| "localhost".into()),
             peer_address: raw.peer_address,
@@ -293,6 +311,30 @@ impl Config {
             log_json,
         })
     }
+}
+
+fn tls_files(chain: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<(PathBuf, PathBuf)>, ConfigError> {
+    match (chain, key) {
+        (Some(chain), Some(key)) => Ok(Some((chain, key))),
+        (None, None) => Ok(None),
+        (Some(given), None) | (None, Some(given)) => Err(ConfigError::Invalid {
+            key: "tls_cert_file, tls_key_file",
+            value: given.display().to_string(),
+            wanted: "both files or none: the certificate with its issuers, and its private key, as PEM",
+        }),
+    }
+}
+
+/// Not so short that a renewal could come too late, nor longer than browsers take.
+fn certificate_life_s(value: u64) -> Result<u64, ConfigError> {
+    if (CERTIFICATE_LIFE_MIN_S..=CERTIFICATE_LIFE_MAX_S).contains(&value) {
+        return Ok(value);
+    }
+    Err(ConfigError::Invalid {
+        key: "certificate_life_s",
+        value: value.to_string(),
+        wanted: "between 6 and 34300800 (397 days)",
+    })
 }
 
 fn address(key: &'static str, value: &str) -> Result<SocketAddr, ConfigError> {

@@ -6,8 +6,10 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use hoop_actors::handle::Handle;
 use hoop_proto::end::End;
 use hoop_store::changes::{Change, READ_BATCH};
+use hoop_store::database_url::DatabaseUrl;
 use hoop_store::{Store, StoreError};
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -17,6 +19,8 @@ use crate::sessions::{EndSessions, Sessions, Which};
 
 /// How often the change log is read without a hint.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
+/// Longest wait for the directory to take a hint.
+const HINT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest time for reading and applying what is new in the change log.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -195,6 +199,22 @@ impl Handler<Hint> for Directory {
 
     fn handle(&mut self, _: Hint, ctx: &mut Self::Context) {
         self.read(ctx);
+    }
+}
+
+/// Passes the store's hints on, for as long as the gateway runs.
+pub async fn hints(url: DatabaseUrl, directory: Handle<Directory>) {
+    let mut hints = match hoop_store::changes::listen(&url) {
+        Ok(hints) => hints,
+        Err(error) => {
+            warn!(%error, "changes are heard of by polling alone");
+            return;
+        }
+    };
+    loop {
+        hints.next().await;
+        // a directory that is down reads the log when it starts over
+        let _ = directory.ask(Hint, HINT_TIMEOUT).await;
     }
 }
 

@@ -2,12 +2,12 @@
 
 mod api;
 mod cancel;
+mod certificates;
 mod commands;
 mod config;
 mod control;
 mod directory;
 mod lease;
-mod limits;
 mod links;
 mod listeners;
 mod opening;

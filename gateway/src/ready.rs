@@ -22,6 +22,12 @@ pub struct Ready {
     pub pid: u32,
 }
 
+/// The API's URL for who is on this machine.
+#[must_use]
+pub fn public_url_of_this_machine(config: &Config, port: u16) -> String {
+    format!("{}://127.0.0.1:{port}", if config.api_tls { "https" } else { "http" })
+}
+
 fn path(config: &Config) -> PathBuf {
     config.data_dir.join("ready.json")
 }

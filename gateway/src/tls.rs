@@ -1,13 +1,15 @@
-//! TLS of the gateway's own: server certificates of its listeners, and both sides of the link between replicas. All
-//! from the installation's CA.
+//! TLS configurations of the gateway's own: its listeners, and both sides of the link between replicas. Which
+//! certificate is shown is [`certificates`](crate::certificates)'s.
 
 use std::sync::Arc;
 
+use hoop_actors::end_point;
+use hoop_actors::trust::provider;
 use hoop_store::ca::Leaf;
 use rustls::client::WebPkiServerVerifier;
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use thiserror::Error;
 
@@ -29,19 +31,35 @@ fn failed(what: &'static str) -> impl Fn(Box<dyn std::error::Error>) -> TlsError
     }
 }
 
-/// The one cryptographic provider of this program.
-#[must_use]
-pub fn provider() -> Arc<CryptoProvider> {
-    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+/// Shows one certificate to whoever asks, as a server and as a client.
+#[derive(Debug)]
+struct Shown(Arc<CertifiedKey>);
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
 }
 
-fn identity(leaf: &Leaf) -> (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) {
-    let chain = leaf
-        .chain_der
-        .iter()
-        .map(|der| CertificateDer::from(der.clone()))
-        .collect();
-    (chain, PrivatePkcs8KeyDer::from(leaf.key_der.to_vec()).into())
+impl rustls::client::ResolvesClientCert for Shown {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+/// A leaf of the installation's CA, ready to be shown.
+///
+/// # Errors
+/// `TlsError` where the certificate and its key do not fit.
+pub fn certified(what: &'static str, leaf: &Leaf) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain = leaf.chain_der.iter().cloned().map(CertificateDer::from).collect();
+    let key = PrivatePkcs8KeyDer::from(leaf.key_der.to_vec()).into();
+    let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| failed(what)(error.into()))?;
+    Ok(Arc::new(certified))
 }
 
 fn roots(what: &'static str, ca_der: &[u8]) -> Result<Arc<RootCertStore>, TlsError> {
@@ -52,46 +70,57 @@ fn roots(what: &'static str, ca_der: &[u8]) -> Result<Arc<RootCertStore>, TlsErr
     Ok(Arc::new(store))
 }
 
-/// A listener's side, without client certificates. `alpn` empty: none is negotiated.
+/// A listener's side, without client certificates, with one certificate.
 ///
 /// # Errors
-/// `TlsError` where the certificate and its key do not fit.
-pub fn server(what: &'static str, leaf: &Leaf, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
-    let (chain, key) = identity(leaf);
+/// `TlsError` where the provider cannot be used.
+pub fn server(what: &'static str, shown: Arc<CertifiedKey>, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
+    server_that_asks(what, Arc::new(Shown(shown)), alpn)
+}
+
+/// The same, whose certificate is asked for at each handshake. `alpn` empty: none is negotiated.
+///
+/// # Errors
+/// `TlsError` where the provider cannot be used.
+pub fn server_that_asks(
+    what: &'static str,
+    resolver: Arc<dyn ResolvesServerCert>,
+    alpn: &[&[u8]],
+) -> Result<ServerConfig, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| failed(what)(error.into()))?;
+        .map_err(|error| failed(what)(error.into()))?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// Port 8010: agents come without a certificate, replicas with one of the installation's CA.
 ///
 /// # Errors
-/// `TlsError` where the certificate and its key do not fit.
-pub fn link_server(leaf: &Leaf, ca_der: &[u8]) -> Result<Arc<ServerConfig>, TlsError> {
+/// `TlsError` where the CA's certificate cannot be used.
+pub fn link_server(shown: Arc<CertifiedKey>, ca_der: &[u8]) -> Result<ServerConfig, TlsError> {
     const WHAT: &str = "the agent link";
-    let (chain, key) = identity(leaf);
     let verifier = WebPkiClientVerifier::builder_with_provider(roots(WHAT, ca_der)?, provider())
         .allow_unauthenticated()
         .build()
         .map_err(|error| failed(WHAT)(error.into()))?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .and_then(|builder| builder.with_client_cert_verifier(verifier).with_single_cert(chain, key))
-        .map_err(|error| failed(WHAT)(error.into()))?;
+        .map_err(|error| failed(WHAT)(error.into()))?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::new(Shown(shown)));
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// The dialling side of the link between replicas: our certificate, and nobody but the installation's CA is trusted.
 ///
 /// # Errors
-/// `TlsError` where the certificate and its key do not fit.
-pub fn peer_client(leaf: &Leaf, ca_der: &[u8]) -> Result<Arc<ClientConfig>, TlsError> {
+/// `TlsError` where the CA's certificate cannot be used.
+pub fn peer_client(shown: Arc<CertifiedKey>, ca_der: &[u8]) -> Result<ClientConfig, TlsError> {
     const WHAT: &str = "the link between replicas";
-    let (chain, key) = identity(leaf);
     let verifier = WebPkiServerVerifier::builder_with_provider(roots(WHAT, ca_der)?, provider())
         .build()
         .map_err(|error| failed(WHAT)(error.into()))?;
@@ -99,15 +128,13 @@ pub fn peer_client(leaf: &Leaf, ca_der: &[u8]) -> Result<Arc<ClientConfig>, TlsE
         .with_safe_default_protocol_versions()
         .map_err(|error| failed(WHAT)(error.into()))?
         .with_webpki_verifier(verifier)
-        .with_client_auth_cert(chain, key)
-        .map_err(|error| failed(WHAT)(error.into()))?;
+        .with_client_cert_resolver(Arc::new(Shown(shown)));
     config.alpn_protocols = vec![b"h2".to_vec()];
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
-/// The `tls-server-end-point` channel binding of a certificate signed with SHA-256 (RFC 5929 §4.1).
+/// What SCRAM binds to with this certificate.
 #[must_use]
-pub fn server_end_point(leaf: &Leaf) -> Option<Vec<u8>> {
-    let certificate = leaf.chain_der.first()?;
-    Some(hoop_evidence::sha256(certificate).to_vec())
+pub fn server_end_point(shown: &CertifiedKey) -> Option<Vec<u8>> {
+    end_point::server_end_point(shown.cert.first()?)
 }

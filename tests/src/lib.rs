@@ -16,6 +16,7 @@ pub mod pgbouncer;
 pub mod process;
 pub mod record;
 pub mod tcp;
+pub mod tls;
 
 use std::io::Write as _;
 

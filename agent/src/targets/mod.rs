@@ -2,5 +2,4 @@
 
 pub mod allow;
 pub mod postgres;
-pub mod stream;
 pub mod tls;

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use hoop_actors::end_point::server_end_point;
+use hoop_actors::maybe_tls::MaybeTls;
 use hoop_proto::end::{End, Refusal};
 use hoop_proto::link::Target;
 use hoop_proto::postgres::connect::{self, Connect, ConnectOptions, Step, TlsMode};
@@ -21,9 +23,11 @@ use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
 use super::allow::{AllowList, Forbidden};
-use super::stream::TargetStream;
 use super::tls::{self, Mode};
 use crate::net::{self, NetError};
+
+/// The socket to a target.
+pub type TargetStream = MaybeTls<tokio_rustls::client::TlsStream<TcpStream>>;
 
 /// TCP, whichever of the target's addresses answers.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -326,7 +330,7 @@ async fn drive(
                 };
                 let encrypted = handshake(tcp, config, name, mode, asker).await?;
                 let certificate = encrypted.get_ref().1.peer_certificates().and_then(<[_]>::first);
-                let end_point = certificate.and_then(|certificate| tls::server_end_point(certificate));
+                let end_point = certificate.and_then(|certificate| server_end_point(certificate));
                 machine.tls_started(mode == Mode::VerifyFull, end_point);
                 stream = TargetStream::Tls(Box::new(encrypted));
             }

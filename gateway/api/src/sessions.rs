@@ -48,62 +48,15 @@ pub struct EventsQuery {
 
 #[derive(Serialize, ToSchema)]
 pub struct Session {
-    pub id: Uuid,
-    pub protocol: String,
-    pub user: String,
-    pub user_id: Option<Uuid>,
-    pub email: String,
-    pub connection: String,
-    pub connection_id: Option<Uuid>,
-    pub agent: String,
-    pub client_address: String,
-    pub client_tls: bool,
-    pub credential: String,
-    pub database: String,
-    pub application: String,
-    pub audit_mode: String,
-    pub replica: Uuid,
-    pub live: bool,
-    pub started_at: DateTime<Utc>,
-    pub ended_at: Option<DateTime<Utc>>,
-    /// Why it ended: a stable name.
-    pub end_code: Option<String>,
-    pub end_message: String,
-    /// The end is what another replica supposed; the replayed journal may say otherwise.
-    pub end_provisional: bool,
-    pub statements: i64,
-    pub client_bytes: i64,
-    pub target_bytes: i64,
+    #[serde(flatten)]
+    row: SessionRow,
+    live: bool,
 }
 
 impl From<SessionRow> for Session {
     fn from(row: SessionRow) -> Self {
-        Self {
-            id: row.id,
-            protocol: row.protocol,
-            user: row.user,
-            user_id: row.user_id,
-            email: row.email,
-            connection: row.connection,
-            connection_id: row.connection_id,
-            agent: row.agent,
-            client_address: row.client_address,
-            client_tls: row.client_tls,
-            credential: row.credential,
-            database: row.database,
-            application: row.application,
-            audit_mode: row.audit_mode,
-            replica: row.replica,
-            live: row.ended_at.is_none(),
-            started_at: row.started_at,
-            ended_at: row.ended_at,
-            end_code: row.end_code,
-            end_message: row.end_message,
-            end_provisional: row.end_provisional,
-            statements: row.statements,
-            client_bytes: row.client_bytes,
-            target_bytes: row.target_bytes,
-        }
+        let live = row.ended_at.is_none();
+        Self { row, live }
     }
 }
 

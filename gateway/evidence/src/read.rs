@@ -2,14 +2,10 @@
 
 use std::pin::pin;
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use futures_util::TryStreamExt;
-use hoop_proto::evidence::event::Body;
-use hoop_proto::evidence::{Attempt, Cut, Event};
+use hoop_proto::evidence::Event;
 use hoop_store::Store;
 use hoop_store::seal::MasterKey;
-use serde_json::{Value, json};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -95,83 +91,4 @@ pub(crate) async fn each_of(
         }
     }
     Ok(())
-}
-
-/// An event as JSON, for the API and `events`: one member named after its kind; bytes that are no UTF-8 text as
-/// `{"base64": …}`.
-#[must_use]
-pub fn json(event: &Event) -> Value {
-    let (kind, body) = match &event.body {
-        Some(Body::Started(started)) => (
-            "started",
-            json!({"session": id(&started.session), "started_at_us": started.started_at_us, "protocol": started.protocol,
-                "user": started.user, "user_id": id(&started.user_id), "email": started.email, "groups": started.groups,
-                "connection": started.connection, "connection_id": id(&started.connection_id), "agent": started.agent,
-                "client_address": started.client_address, "credential": started.credential,
-                "policy_version": started.policy_version, "replica": id(&started.replica),
-                "database": started.database, "application": started.application, "client_tls": started.client_tls,
-                "audit_mode": started.audit_mode}),
-        ),
-        Some(Body::Attempt(it)) => ("attempt", attempt(it)),
-        Some(Body::Prepared(it)) => ("prepared", attempt(it)),
-        Some(Body::Outcome(outcome)) => (
-            "outcome",
-            json!({"statement": outcome.statement, "status": outcome.status, "sqlstate": outcome.sqlstate,
-                "message": outcome.message, "tag": outcome.tag, "rows": outcome.rows, "bytes": outcome.bytes,
-                "duration_us": outcome.duration_us}),
-        ),
-        Some(Body::Output(output)) => (
-            "output",
-            json!({"statement": output.statement, "data": text(&output.data)}),
-        ),
-        Some(Body::Input(input)) => (
-            "input",
-            json!({"statement": input.statement, "data": text(&input.data)}),
-        ),
-        Some(Body::Cut(it)) => ("cut", cut(it)),
-        Some(Body::InputCut(it)) => ("input_cut", cut(it)),
-        Some(Body::Notice(notice)) => ("notice", json!({"kind": notice.kind, "text": notice.text})),
-        Some(Body::Control(control)) => ("control", json!({"kind": control.kind, "by": control.by})),
-        Some(Body::Ended(ended)) => (
-            "ended",
-            json!({"code": ended.code, "message": ended.message, "statements": ended.statements,
-                "client_bytes": ended.client_bytes, "target_bytes": ended.target_bytes}),
-        ),
-        None => ("unknown", Value::Null),
-    };
-    json!({"seq": event.seq, "offset_us": event.offset_us, kind: body})
-}
-
-fn attempt(attempt: &Attempt) -> Value {
-    let params: Vec<Value> = (attempt.params.iter())
-        .map(|value| {
-            let data = if value.null { Value::Null } else { text(&value.data) };
-            json!({"format": value.format, "value": data, "cut_bytes": value.cut_bytes})
-        })
-        .collect();
-    let verdicts: Vec<Value> = (attempt.verdicts.iter())
-        .map(|verdict| json!({"stage": verdict.stage, "verdict": verdict.verdict, "reason": verdict.reason}))
-        .collect();
-    let mut body = json!({"statement": attempt.statement, "kind": attempt.kind, "text": text(&attempt.text),
-        "params": params, "verdicts": verdicts, "name": attempt.name});
-    if attempt.text_cut
-        && let Some(body) = body.as_object_mut()
-    {
-        body.insert("text_bytes".to_owned(), json!(attempt.text_bytes));
-        body.insert("text_sha256".to_owned(), json!(hex::encode(&attempt.text_sha256)));
-    }
-    body
-}
-
-fn cut(cut: &Cut) -> Value {
-    json!({"statement": cut.statement, "limit": cut.limit, "recorded_bytes": cut.recorded_bytes,
-        "total": cut.total, "rows": cut.rows, "bytes": cut.bytes, "sha256": hex::encode(&cut.sha256)})
-}
-
-fn text(bytes: &[u8]) -> Value {
-    std::str::from_utf8(bytes).map_or_else(|_| json!({"base64": STANDARD.encode(bytes)}), |text| json!(text))
-}
-
-fn id(bytes: &[u8]) -> Option<Uuid> {
-    Uuid::from_slice(bytes).ok()
 }

@@ -11,6 +11,7 @@ use tonic::Status;
 use tracing::{info, warn};
 use uuid::Uuid;
 
+use super::door::OpenStream;
 use super::registry::{Join, Leave, LinkDraining, Links};
 use super::tickets::Tickets;
 
@@ -27,6 +28,8 @@ pub struct LinkParts {
     pub outbox: mpsc::Sender<Result<GatewayMessage, Status>>,
     pub tickets: Tickets,
     pub links: Addr<Links>,
+    /// Counts on its connection for as long as the link lives.
+    pub _stream: OpenStream,
 }
 
 /// The actor.

@@ -3,6 +3,7 @@
 
 pub mod agent_link;
 pub mod dispatch;
+pub mod door;
 pub mod peer;
 pub mod port;
 pub mod registry;

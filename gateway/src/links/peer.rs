@@ -1,6 +1,5 @@
 //! `PeerDialer`: the calling side of `Peer`. Mutual TLS from the installation's CA; one stream a session.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -9,7 +8,6 @@ use hoop_proto::link::link_client::LinkClient;
 use hoop_proto::link::{Cancel, Control, Frame, Open, control, frame};
 use hoop_store::replicas::ReplicaRow;
 use hyper_util::rt::TokioIo;
-use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::net::TcpStream;
@@ -22,6 +20,7 @@ use uuid::Uuid;
 use super::dispatch::Request;
 use super::tickets::Attached;
 use super::{FrameStream, port};
+use crate::certificates::Certificates;
 use crate::tls::REPLICA_NAME;
 
 /// Longest time to reach another replica.
@@ -44,7 +43,7 @@ pub enum PeerError {
 /// Dials other replicas. Cheap to clone.
 #[derive(Clone)]
 pub struct PeerDialer {
-    tls: Arc<ClientConfig>,
+    certificates: Certificates,
 }
 
 fn first_frame(open: Open) -> Result<Frame, Status> {
@@ -56,8 +55,8 @@ fn first_frame(open: Open) -> Result<Frame, Status> {
 
 impl PeerDialer {
     #[must_use]
-    pub const fn new(tls: Arc<ClientConfig>) -> Self {
-        Self { tls }
+    pub const fn new(certificates: Certificates) -> Self {
+        Self { certificates }
     }
 
     async fn dial(&self, replica: &ReplicaRow) -> Result<LinkClient<Channel>, PeerError> {
@@ -65,7 +64,7 @@ impl PeerDialer {
         if address.is_empty() {
             return Err(PeerError::NoAddress);
         }
-        let tls = TlsConnector::from(self.tls.clone());
+        let tls = TlsConnector::from(self.certificates.peer());
         let at = address.clone();
         let connector = tower::service_fn(move |_: http::Uri| {
             let (tls, at) = (tls.clone(), at.clone());

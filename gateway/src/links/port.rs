@@ -1,15 +1,14 @@
 //! Port 8010: accepts, hands each socket to an arbiter, shakes hands there under a deadline, and feeds that arbiter's
-//! gRPC server.
+//! gRPC server. How long a connection may stay is its [`door`](super::door)'s.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hoop_actors::gate::GateTicket;
 use hoop_proto::link::link_server::LinkServer;
-use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -20,7 +19,9 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 use tracing::{debug, error};
 
-use super::service::{LinkConnection, LinkService};
+use super::door::{Closing, LinkConnection};
+use super::service::LinkService;
+use crate::certificates::Certificates;
 
 /// HTTP/2 windows never bind: flow control is the frames' credits (DESIGN §6).
 pub const CONNECTION_WINDOW_BYTES: u32 = (1 << 31) - 1;
@@ -44,6 +45,7 @@ const READY_CONNECTIONS: usize = 64;
 pub struct LinkIo {
     stream: TlsStream<TcpStream>,
     connection: LinkConnection,
+    closing: Closing,
 }
 
 impl Connected for LinkIo {
@@ -56,6 +58,9 @@ impl Connected for LinkIo {
 
 impl AsyncRead for LinkIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.closing.poll_closed(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -90,13 +95,13 @@ impl AsyncWrite for LinkIo {
 #[derive(Clone)]
 pub struct LinkPort {
     ready: mpsc::Sender<Result<LinkIo, io::Error>>,
-    tls: Arc<ServerConfig>,
+    certificates: Certificates,
 }
 
 impl LinkPort {
     /// Starts this arbiter's gRPC server. Must run on the arbiter.
     #[must_use]
-    pub fn start(service: LinkService, tls: Arc<ServerConfig>) -> Self {
+    pub fn start(service: LinkService, certificates: Certificates) -> Self {
         let (ready, connections) = mpsc::channel(READY_CONNECTIONS);
         let arbiter = service.arbiter;
         let server = Server::builder()
@@ -113,22 +118,34 @@ impl LinkPort {
                 error!(%error, arbiter, "the agent link's server ended");
             }
         });
-        Self { ready, tls }
+        Self { ready, certificates }
     }
 
-    /// Shakes hands and hands the connection to the server. Runs on the arbiter.
-    pub async fn serve(&self, socket: TcpStream, client: SocketAddr) {
-        let handshake = TlsAcceptor::from(self.tls.clone()).accept(socket);
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+    /// Shakes hands and hands the connection to the server, all within what the door allows. Runs on the arbiter.
+    pub async fn serve(&self, socket: TcpStream, client: SocketAddr, ticket: GateTicket) {
+        let handshake = TlsAcceptor::from(self.certificates.link()).accept(socket);
+        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake);
+        let shaken = tokio::select! {
+            shaken = handshake => shaken,
+            () = ticket.evicted() => return,
+        };
+        match shaken {
             Ok(Ok(stream)) => {
+                ticket.spoke();
                 // rustls has verified it against the installation's CA, or there is none
                 let replica = stream
                     .get_ref()
                     .1
                     .peer_certificates()
                     .is_some_and(|chain| !chain.is_empty());
-                let connection = LinkConnection { client, replica };
-                if self.ready.send(Ok(LinkIo { stream, connection })).await.is_err() {
+                let (connection, closing) = LinkConnection::new(client, replica);
+                actix_rt::spawn(connection.clone().watch(ticket));
+                let io = LinkIo {
+                    stream,
+                    connection,
+                    closing,
+                };
+                if self.ready.send(Ok(io)).await.is_err() {
                     debug!("the agent link's server has stopped");
                 }
             }

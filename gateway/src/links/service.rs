@@ -1,6 +1,5 @@
 //! The gRPC service of port 8010, one value an arbiter. It authenticates, hands over, and holds nothing.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use actix::{Actor, Addr, Arbiter, AsyncContext};
@@ -19,6 +18,7 @@ use uuid::Uuid;
 
 use super::agent_link::{AgentLink, LinkParts, OUTBOX_MESSAGES};
 use super::dispatch::{self, Dispatcher};
+use super::door::{LinkConnection, OpenStream};
 use super::registry::Links;
 use super::tickets::{Attached, Tickets};
 use super::{FrameStream, close_frame};
@@ -28,14 +28,6 @@ use crate::cancel::CancelKeys;
 const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the session to take its Attach.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// What is known of the connection that a request came on.
-#[derive(Clone, Debug)]
-pub struct LinkConnection {
-    pub client: SocketAddr,
-    /// It showed a certificate of the installation's CA for clients: only replicas have one.
-    pub replica: bool,
-}
 
 /// One arbiter's service.
 #[derive(Clone)]
@@ -51,6 +43,22 @@ pub struct LinkService {
     pub arbiters: usize,
 }
 
+/// The connection that a request came on, and its stream counted there.
+fn connection_of<T>(request: &Request<T>) -> Result<(LinkConnection, OpenStream), Status> {
+    let connection = request
+        .extensions()
+        .get::<LinkConnection>()
+        .ok_or_else(|| Status::internal("a request without its connection"))?;
+    Ok((connection.clone(), connection.open_stream()?))
+}
+
+/// A client's frames; the stream counts on its connection for as long as they are read.
+fn counted(inbound: Streaming<Frame>, stream: OpenStream) -> FrameStream {
+    Box::pin(inbound.inspect(move |_| {
+        let _ = &stream;
+    }))
+}
+
 impl LinkService {
     async fn first(inbound: &mut Streaming<Frame>) -> Result<Frame, Status> {
         tokio::time::timeout(FIRST_MESSAGE_TIMEOUT, inbound.message())
@@ -59,11 +67,7 @@ impl LinkService {
             .ok_or_else(|| Status::invalid_argument("the stream ended before its first frame"))
     }
 
-    async fn serve_peer(
-        &self,
-        open: hoop_proto::link::Open,
-        inbound: Streaming<Frame>,
-    ) -> Result<FrameStream, Refusal> {
+    async fn serve_peer(&self, open: hoop_proto::link::Open, inbound: FrameStream) -> Result<FrameStream, Refusal> {
         let session = Uuid::from_slice(&open.session)
             .map_err(|_| Refusal::new(End::Internal, "a replica sent no session id", ""))?;
         let target = open
@@ -77,7 +81,7 @@ impl LinkService {
         };
         let (attached, load) = self.dispatcher.here(&request, self.arbiter).await?;
         // The two streams are joined end to end: credits run through, and bound what is under way.
-        attached.outbound.send(Box::pin(inbound)).map_err(|_| {
+        attached.outbound.send(inbound).map_err(|_| {
             Refusal::new(
                 End::LinkLost,
                 "the agent was lost before it reached the target",
@@ -114,10 +118,8 @@ impl Link for LinkService {
         &self,
         request: Request<Streaming<AgentMessage>>,
     ) -> Result<Response<Self::RegisterStream>, Status> {
-        let client = request
-            .extensions()
-            .get::<LinkConnection>()
-            .map(|connection| connection.client);
+        let (connection, stream) = connection_of(&request)?;
+        let client = connection.client;
         let token = request
             .metadata()
             .get("authorization")
@@ -126,7 +128,7 @@ impl Link for LinkService {
             .ok_or_else(|| Status::unauthenticated("no agent token: give the agent its HOOP_KEY"))?
             .to_owned();
         let agent = self.store.authenticate_agent(&token).await.map_err(|error| {
-            warn!(?client, %error, "an agent was turned away");
+            warn!(%client, %error, "an agent was turned away");
             match error {
                 AgentAuthError::Store(_) => {
                     Status::unavailable("the gateway's store is away; the agent tries again by itself")
@@ -149,6 +151,7 @@ impl Link for LinkService {
                 "this agent speaks none of this gateway's protocols: upgrade it",
             ));
         }
+        connection.proved();
         let (outbox, messages) = mpsc::channel(OUTBOX_MESSAGES);
         let replicas = self
             .replicas
@@ -170,7 +173,7 @@ impl Link for LinkService {
         outbox
             .try_send(Ok(first))
             .map_err(|_| Status::internal("the link's outbox is closed"))?;
-        info!(agent = agent.name, version = hello.version, ?client, "agent says hello");
+        info!(agent = agent.name, version = hello.version, %client, "agent says hello");
         let parts = LinkParts {
             agent_id: agent.id,
             agent: agent.name,
@@ -178,6 +181,7 @@ impl Link for LinkService {
             outbox,
             tickets: self.tickets.clone(),
             links: self.links.clone(),
+            _stream: stream,
         };
         let arbiter = Arbiter::try_current().ok_or_else(|| Status::internal("not on an arbiter"))?;
         AgentLink::start_in_arbiter(&arbiter, move |ctx| {
@@ -188,6 +192,7 @@ impl Link for LinkService {
     }
 
     async fn attach(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::AttachStream>, Status> {
+        let (connection, stream) = connection_of(&request)?;
         let mut inbound = request.into_inner();
         let frame = Self::first(&mut inbound).await?;
         let Some(frame::Body::Open(open)) = frame.body else {
@@ -200,10 +205,11 @@ impl Link for LinkService {
                  not keep one connection on one replica (it must pass TCP through)",
             ));
         };
+        connection.proved();
         let (outbound, frames) = oneshot::channel();
         waiting
             .send(Ok(Attached {
-                inbound: Box::pin(inbound),
+                inbound: counted(inbound, stream),
                 outbound,
             }))
             .map_err(|_| Status::cancelled("the session is gone"))?;
@@ -216,11 +222,8 @@ impl Link for LinkService {
     }
 
     async fn peer(&self, request: Request<Streaming<Frame>>) -> Result<Response<Self::PeerStream>, Status> {
-        if !request
-            .extensions()
-            .get::<LinkConnection>()
-            .is_some_and(|connection| connection.replica)
-        {
+        let (connection, stream) = connection_of(&request)?;
+        if !connection.replica {
             return Err(Status::unauthenticated("only replicas of this installation speak Peer"));
         }
         let mut inbound = request.into_inner();
@@ -235,7 +238,7 @@ impl Link for LinkService {
         }
         match open.kind.as_str() {
             "cancel" => self.serve_cancel(inbound).await.map(Response::new),
-            "session" => match self.serve_peer(open, inbound).await {
+            "session" => match self.serve_peer(open, counted(inbound, stream)).await {
                 Ok(frames) => Ok(Response::new(frames)),
                 // the caller tries the next replica
                 Err(refusal) if refusal.end == End::AgentOffline => Err(Status::unavailable(refusal.message)),

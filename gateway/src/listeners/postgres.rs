@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -10,15 +9,15 @@ use hoop_actors::gate::GateTicket;
 use hoop_proto::end::{End, Refusal};
 use hoop_proto::postgres::accept::{Accept, AcceptOptions, Startup, Step};
 use hoop_store::credentials::CredentialRecord;
-use rustls::ServerConfig;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, info};
 
+use super::ClientStream;
 use super::canceller::Canceller;
-use super::client_stream::ClientStream;
+use crate::certificates::Certificates;
 use crate::opening::{Opener, Opening};
 use crate::policy::grant;
 
@@ -31,9 +30,7 @@ const HANDSHAKE_READ_BYTES: usize = 4096;
 
 /// What every connection of this port needs. One value an arbiter.
 pub struct PostgresPort {
-    pub tls: Arc<ServerConfig>,
-    /// Channel binding of the certificate in `tls`.
-    pub server_end_point: Option<Vec<u8>>,
+    pub certificates: Certificates,
     pub mock_key: [u8; 32],
     /// Where a person makes a credential.
     pub credentials_url: String,
@@ -147,8 +144,9 @@ impl PostgresPort {
         let ClientStream::Plain(socket) = stream else {
             return Err(std::io::Error::other("TLS within TLS"));
         };
-        let stream = TlsAcceptor::from(self.tls.clone()).accept(socket).await?;
-        accept.tls_started(self.server_end_point.clone());
+        let tls = self.certificates.people();
+        let stream = TlsAcceptor::from(tls.config.clone()).accept(socket).await?;
+        accept.tls_started(tls.server_end_point.clone());
         Ok(ClientStream::Tls(Box::new(stream)))
     }
 

@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 /// Life of the CA: 10 years.
 pub const CA_LIFE_DAYS: u64 = 3_650;
-/// Life of a leaf certificate; holders renew at two thirds.
+/// Usual life of a leaf certificate.
 pub const LEAF_LIFE_DAYS: u64 = 90;
 /// How far a certificate reaches back, for clocks that are behind.
 const BACKDATE_S: u64 = 3_600;
@@ -78,7 +78,7 @@ impl Ca {
     pub fn generate(installation: Uuid) -> Result<Self, CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = authority_params(installation);
-        set_life(&mut params, CA_LIFE_DAYS);
+        set_life(&mut params, Duration::from_secs(CA_LIFE_DAYS * DAY_S));
         let certificate_der = params.self_signed(&key)?.der().to_vec();
         Ok(Self(Arc::new(Authority {
             certificate_der,
@@ -121,11 +121,11 @@ impl Ca {
         Zeroizing::new(self.0.issuer.key().serialize_der())
     }
 
-    /// A server certificate for DNS names and IP addresses.
+    /// A server certificate for DNS names and IP addresses, good for `life`, in whole seconds.
     ///
     /// # Errors
     /// `CaError`, naming a name that cannot be one.
-    pub fn issue_server(&self, names: &[String]) -> Result<Leaf, CaError> {
+    pub fn issue_server(&self, names: &[String], life: Duration) -> Result<Leaf, CaError> {
         if names.is_empty() || names.len() > MAX_SERVER_NAMES {
             return Err(CaError::Names);
         }
@@ -139,20 +139,21 @@ impl Ca {
                 })?),
             });
         }
-        self.issue("Hoop gateway", alternatives, vec![ExtendedKeyUsagePurpose::ServerAuth])
+        let usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        self.issue("Hoop gateway", alternatives, usages, life)
     }
 
-    /// A certificate for one replica, client and server of `Peer`.
+    /// A certificate for one replica, good for `life`: client and server of `Peer`.
     ///
     /// # Errors
     /// `CaError::Make`.
-    pub fn issue_replica(&self, replica: Uuid) -> Result<Leaf, CaError> {
+    pub fn issue_replica(&self, replica: Uuid, life: Duration) -> Result<Leaf, CaError> {
         let alternatives = vec![
             SanType::DnsName(REPLICA_DNS_NAME.try_into()?),
             SanType::URI(format!("hoop://replica/{replica}").try_into()?),
         ];
         let usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue("Hoop replica", alternatives, usages)
+        self.issue("Hoop replica", alternatives, usages, life)
     }
 
     fn issue(
@@ -160,10 +161,11 @@ impl Ca {
         common_name: &str,
         alternatives: Vec<SanType>,
         usages: Vec<ExtendedKeyUsagePurpose>,
+        life: Duration,
     ) -> Result<Leaf, CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let mut params = CertificateParams::default();
-        let not_after = set_life(&mut params, LEAF_LIFE_DAYS);
+        let not_after = set_life(&mut params, life);
         params.distinguished_name = DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, common_name);
         params.subject_alt_names = alternatives;
@@ -176,7 +178,7 @@ impl Ca {
             chain_der: vec![certificate.der().to_vec(), self.0.certificate_der.clone()],
             key_der: Zeroizing::new(key.serialize_der()),
             not_after,
-            renew_at: not_after - Duration::from_secs(LEAF_LIFE_DAYS * DAY_S / 3),
+            renew_at: not_after - life / 3,
         })
     }
 }
@@ -202,13 +204,13 @@ fn authority_params(installation: Uuid) -> CertificateParams {
 }
 
 /// Sets both ends of a certificate's life, in whole seconds from now, and tells the second.
-fn set_life(params: &mut CertificateParams, days: u64) -> SystemTime {
+fn set_life(params: &mut CertificateParams, life: Duration) -> SystemTime {
     let epoch = date_time_ymd(1970, 1, 1);
     let now_s = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs();
-    let ends_s = now_s.saturating_add(days * DAY_S);
+    let ends_s = now_s.saturating_add(life.as_secs());
     params.not_before = epoch + Duration::from_secs(now_s.saturating_sub(BACKDATE_S));
     params.not_after = epoch + Duration::from_secs(ends_s);
     UNIX_EPOCH + Duration::from_secs(ends_s)
@@ -236,6 +238,8 @@ mod tests {
     use rustls::server::WebPkiClientVerifier;
 
     use super::*;
+
+    const LIFE: Duration = Duration::from_secs(3 * DAY_S);
 
     fn provider() -> Arc<rustls::crypto::CryptoProvider> {
         Arc::new(rustls::crypto::aws_lc_rs::default_provider())
@@ -269,7 +273,7 @@ mod tests {
     fn a_server_certificate_holds_for_its_names_and_addresses_alone() {
         let ca = Ca::generate(Uuid::nil()).unwrap();
         let leaf = ca
-            .issue_server(&["hoop.example".into(), "127.0.0.1".into(), "::1".into()])
+            .issue_server(&["hoop.example".into(), "127.0.0.1".into(), "::1".into()], LIFE)
             .unwrap();
         for name in ["hoop.example", "127.0.0.1", "::1"] {
             assert!(verifies(&ca, &leaf, name), "{name}");
@@ -279,8 +283,11 @@ mod tests {
         let key = PrivateKeyDer::Pkcs8(leaf.key_der.to_vec().into());
         assert!(provider().key_provider.load_private_key(key).is_ok());
         assert!(leaf.renew_at < leaf.not_after);
-        assert!(matches!(ca.issue_server(&[]), Err(CaError::Names)));
-        assert!(matches!(ca.issue_server(&["höp".into()]), Err(CaError::Name { .. })));
+        assert!(matches!(ca.issue_server(&[], LIFE), Err(CaError::Names)));
+        assert!(matches!(
+            ca.issue_server(&["höp".into()], LIFE),
+            Err(CaError::Name { .. })
+        ));
     }
 
     #[test]
@@ -290,7 +297,7 @@ mod tests {
         let again = Ca::load(id, ca.cert_der().to_vec(), &ca.key_pkcs8()).unwrap();
         assert_eq!(ca.pin(), again.pin());
         assert_eq!(ca.pin().len(), 64);
-        assert!(verifies(&ca, &again.issue_server(&["a".into()]).unwrap(), "a"));
+        assert!(verifies(&ca, &again.issue_server(&["a".into()], LIFE).unwrap(), "a"));
         // The pin is the hash of what stands in the certificate.
         let spki = ca.0.issuer.key().subject_public_key_info();
         assert!(ca.cert_der().windows(spki.len()).any(|window| window == spki));
@@ -300,7 +307,7 @@ mod tests {
     fn a_replica_certificate_serves_both_sides_and_names_the_replica() {
         let ca = Ca::generate(Uuid::nil()).unwrap();
         let id = Uuid::now_v7();
-        let leaf = ca.issue_replica(id).unwrap();
+        let leaf = ca.issue_replica(id, LIFE).unwrap();
         assert!(verifies(&ca, &leaf, REPLICA_DNS_NAME));
         let uri = format!("hoop://replica/{id}");
         assert!(

@@ -1,17 +1,19 @@
 //! The list of sessions, as the evidence keeps it. Reads only: what a session did is written by `hoop-evidence`.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::json;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::change::{Change, Params, Witness, get};
 use crate::users::PAGE_MAX;
 use crate::{Store, StoreError, changes};
 
-/// One session's line in a list.
-#[derive(Debug, Clone, PartialEq)]
+/// One session's line in a list, as the API shows it too.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct SessionRow {
     pub id: Uuid,
     pub protocol: String,
@@ -31,10 +33,10 @@ pub struct SessionRow {
     pub replica: Uuid,
     pub started_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
-    /// Code of `hoop_proto::end::End`.
+    /// Why it ended: a stable name.
     pub end_code: Option<String>,
     pub end_message: String,
-    /// Given by another replica; the replayed journal supersedes it.
+    /// The end is what another replica supposed; the replayed journal may say otherwise.
     pub end_provisional: bool,
     pub statements: i64,
     pub client_bytes: i64,

@@ -2,17 +2,13 @@
 //!
 //! It must not decide whether TLS is used: that is the URL's `sslmode` (`database_url`).
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
+use hoop_actors::trust::{self, Authorities, Libpq};
+use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -40,22 +36,15 @@ pub enum TlsError {
 /// # Errors
 /// `TlsError` naming the key and file.
 pub(crate) fn connector(url: &DatabaseUrl) -> Result<MakeRustlsConnect, TlsError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let trust = match url.roots() {
-        None => Trust::Anyone,
+        None => Libpq::Anyone,
         Some(roots) => {
             let (roots, exact) = load_roots(&roots)?;
-            Trust::Roots {
-                roots,
-                exact,
-                name: url.ssl_mode() == SslMode::VerifyFull,
-            }
+            let name = url.ssl_mode() == SslMode::VerifyFull;
+            Libpq::Authorities(Authorities { roots, exact, name })
         }
     };
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(StoreVerifier { provider, trust }));
+    let builder = trust::client_builder(trust)?;
     let config = match url.client_certificate() {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
@@ -71,23 +60,23 @@ pub(crate) fn connector(url: &DatabaseUrl) -> Result<MakeRustlsConnect, TlsError
     Ok(MakeRustlsConnect::new(config))
 }
 
-fn load_roots(roots: &Roots) -> Result<(RootCertStore, Vec<CertificateDer<'static>>), TlsError> {
-    let mut store = RootCertStore::empty();
+fn load_roots(roots: &Roots) -> Result<(Arc<RootCertStore>, Vec<CertificateDer<'static>>), TlsError> {
     match roots {
         Roots::System => {
-            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            if store.is_empty() {
+            let roots = trust::system_roots();
+            if roots.is_empty() {
                 return Err(TlsError::NoSystemRoots);
             }
-            Ok((store, Vec::new()))
+            Ok((roots, Vec::new()))
         }
         Roots::File(path) => {
             let certificates = certificates("sslrootcert", path)?;
             if certificates.is_empty() {
                 return Err(TlsError::NoRoots { path: path.clone() });
             }
-            store.add_parsable_certificates(certificates.iter().cloned());
-            Ok((store, certificates))
+            let mut roots = RootCertStore::empty();
+            roots.add_parsable_certificates(certificates.iter().cloned());
+            Ok((Arc::new(roots), certificates))
         }
     }
 }
@@ -100,86 +89,4 @@ fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'st
             path: path.to_owned(),
             source,
         })
-}
-
-enum Trust {
-    /// `prefer` and `require`: encrypted, but with whom is not asked.
-    Anyone,
-    Roots {
-        roots: RootCertStore,
-        /// `sslrootcert`'s certificates themselves: a self-signed server certificate given as its own root is accepted,
-        /// as libpq does; webpki alone would not take a CA certificate as a server's.
-        exact: Vec<CertificateDer<'static>>,
-        /// Whether the host's name counts (`verify-full`).
-        name: bool,
-    },
-}
-
-struct StoreVerifier {
-    provider: Arc<CryptoProvider>,
-    trust: Trust,
-}
-
-impl fmt::Debug for StoreVerifier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("StoreVerifier")
-    }
-}
-
-impl ServerCertVerifier for StoreVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        let Trust::Roots { roots, exact, name } = &self.trust else {
-            return Ok(ServerCertVerified::assertion());
-        };
-        let given = exact.iter().any(|root| root.as_ref() == end_entity.as_ref());
-        match ParsedCertificate::try_from(end_entity) {
-            Ok(certificate) => {
-                if !given {
-                    verify_server_cert_signed_by_trust_anchor(
-                        &certificate,
-                        roots,
-                        intermediates,
-                        now,
-                        self.provider.signature_verification_algorithms.all,
-                    )?;
-                }
-                if *name {
-                    verify_server_name(&certificate, server_name)?;
-                }
-            }
-            // What webpki cannot parse it cannot find a name in either.
-            Err(_) if given && !*name => {}
-            Err(_) => return Err(rustls::Error::InvalidCertificate(CertificateError::BadEncoding)),
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }

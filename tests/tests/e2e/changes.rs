@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use hoop_tests::hoop::{CONNECTION, Hoop};
 use hoop_tests::process::eventually;
+use hoop_tests::record::text;
 
 const LIVE_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -23,7 +24,8 @@ async fn ends_with(path: &str, end: &str) -> Result<()> {
         .all_events()
         .await?
         .iter()
-        .filter_map(|event| event.get("ended")?.get("code")?.as_str().map(str::to_owned))
+        .filter(|event| text(event, "kind") == "ended")
+        .map(|event| text(event, "code"))
         .collect();
     ensure!(ended.iter().any(|code| code == end), "the record tells {ended:?}");
     Ok(())

@@ -97,7 +97,7 @@ async fn compare(hoop: &Hoop) -> Result<()> {
         SETTLE_DEADLINE,
         async || {
             let events = hoop.all_events().await?;
-            let attempts = events.iter().filter_map(|event| event.get("attempt"));
+            let attempts = events.iter().filter(|event| text(event, "kind") == "attempt");
             let recorded: BTreeSet<String> = attempts.flat_map(|attempt| marks(&text(attempt, "text"))).collect();
             let missing: Vec<_> = received.difference(&recorded).collect();
             ensure!(

@@ -1,7 +1,9 @@
 //! End to end: real clients, real servers, the real binaries. Each test starts what it needs on ports of its own.
 
+mod certificates;
 mod changes;
 mod crashes;
+mod door;
 mod drivers;
 mod evidence;
 mod hostile;

@@ -18,6 +18,7 @@ use crate::database_url::DatabaseUrl;
 use crate::pool::Connector;
 use crate::testing::{Folder, postgres_available};
 
+const LIFE: std::time::Duration = std::time::Duration::from_secs(86_400);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Server {
@@ -34,7 +35,7 @@ impl Server {
         let data = cluster.data_dir();
         let mut access = OpenOptions::new().append(true).open(data.join("pg_hba.conf")).unwrap();
         writeln!(access, "{hba}").unwrap();
-        let leaf = ca.issue_server(&["localhost".to_owned()]).unwrap();
+        let leaf = ca.issue_server(&["localhost".to_owned()], LIFE).unwrap();
         write_leaf(&leaf, &data.join("server.crt"), &data.join("server.key"));
         fs::write(data.join("root.crt"), ca.cert_pem()).unwrap();
         for name in ["server.crt", "server.key", "root.crt"] {
@@ -169,7 +170,7 @@ async fn a_client_certificate_logs_in() {
     let root = server.path("own.pem");
     fs::write(&root, ca.cert_pem()).unwrap();
     let (chain, key) = (server.path("client.crt"), server.path("client.key"));
-    write_leaf(&ca.issue_replica(Uuid::now_v7()).unwrap(), &chain, &key);
+    write_leaf(&ca.issue_replica(Uuid::now_v7(), LIFE).unwrap(), &chain, &key);
     let without = format!("sslrootcert={}", root.display());
     assert!(server.answer("localhost", &without).await.is_err());
     let with = format!("{without}&sslcert={}&sslkey={}", chain.display(), key.display());

@@ -1,10 +1,27 @@
-//! The process's open-file limit: each session needs two sockets, and the default of 1,024 is soon used up.
+//! The process's open-file limit: each session needs a socket or two, and the default of 1,024 is soon used up.
 
 use std::io;
 
-/// Raises the soft limit to the hard one; gives both as they are then.
+use tracing::{info, warn};
+
+/// Below this many open files, thousands of sessions do not fit.
+const WANTED_OPEN_FILES: u64 = 65_536;
+
+/// Raises the soft limit of open files to the hard one, and says what it is then.
+pub fn raise() {
+    match raise_to_hard() {
+        Ok((soft, _)) if soft < WANTED_OPEN_FILES => warn!(
+            allowed = soft,
+            "few open files are allowed, and each session takes one or two: raise the limit (ulimit -n, LimitNOFILE)"
+        ),
+        Ok((soft, _)) => info!(allowed = soft, "open files"),
+        Err(error) => warn!(%error, "the limit of open files could not be raised"),
+    }
+}
+
+/// The soft and the hard limit as they are then.
 #[allow(unsafe_code)]
-pub fn raise() -> io::Result<(u64, u64)> {
+fn raise_to_hard() -> io::Result<(u64, u64)> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
@@ -31,7 +48,7 @@ pub fn raise() -> io::Result<(u64, u64)> {
 mod tests {
     #[test]
     fn the_soft_limit_reaches_the_hard_one() {
-        let (soft, hard) = super::raise().unwrap();
+        let (soft, hard) = super::raise_to_hard().unwrap();
         assert_eq!(soft, hard);
     }
 }
