@@ -224,3 +224,29 @@ create table chunks (
   check ((stored is null) <> (location is null))
 );
 alter table chunks alter column stored set storage external;
+
+-- section 4: access rules; users that change
+
+-- Who may reach what, when, from where and how (hoop-access). Deny by default.
+create table access_rules (
+    id         uuid primary key,
+    name       text not null check (name ~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'),
+    version    bigint not null,                           -- of policy_versions
+    spec       jsonb not null,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    deleted_at timestamptz
+);
+create unique index access_rules_name on access_rules (name) where deleted_at is null;
+
+-- What administrators could reach before there were rules. It can be changed and deleted as any other.
+with first as (
+    insert into policy_versions (kind, subject, settings)
+    values ('rule.create', 'administrators',
+            '{"description": "Administrators reach every connection.", "roles": ["admin"], "connections": ["*"]}')
+    returning version, subject, settings
+)
+insert into access_rules (id, name, version, spec)
+select gen_random_uuid(), subject, version, settings from first;
+
+alter table users add column version bigint not null default 1;

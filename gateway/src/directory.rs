@@ -1,26 +1,33 @@
 //! `Directory`: applies what changes elsewhere (a kill, a revoked credential or agent) to this replica. Truth is the
 //! numbered change log in the store; a notice is only a hint to read it now.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use actix::{Actor, Addr, AsyncContext, Context, Handler, Message};
+use chrono::Utc;
+use hoop_access::{Circumstances, Mode};
 use hoop_actors::handle::Handle;
 use hoop_proto::end::End;
-use hoop_store::changes::{Change, READ_BATCH};
+use hoop_store::changes::{self, Change, READ_BATCH};
+use hoop_store::connections::Connection;
 use hoop_store::database_url::DatabaseUrl;
+use hoop_store::users::User;
 use hoop_store::{Store, StoreError};
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use crate::links::registry::{AgentRevoked, Links};
-use crate::sessions::{EndSessions, Sessions, Which};
+use crate::sessions::{EndSessions, Known, List, Sessions, Which};
 
 /// How often the change log is read without a hint.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// Longest wait for the directory to take a hint.
 const HINT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often running sessions are judged without a change: for access that ends with its hours.
+const REJUDGE_INTERVAL: Duration = Duration::from_secs(15);
 /// Longest time for reading and applying what is new in the change log.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -71,6 +78,7 @@ pub struct Directory {
     parts: DirectoryParts,
     reading: bool,
     again: bool,
+    judging: bool,
 }
 
 impl Directory {
@@ -80,7 +88,30 @@ impl Directory {
             parts,
             reading: false,
             again: false,
+            judging: false,
         }
+    }
+
+    /// A judgement that fails, or is late, is made again at the next interval.
+    fn look_at_the_hours(&mut self, ctx: &mut Context<Self>) {
+        if self.judging {
+            return;
+        }
+        self.judging = true;
+        let parts = self.parts.clone();
+        let judging = async move { tokio::time::timeout(READ_TIMEOUT, rejudge(&parts)).await };
+        let judging = actix::fut::wrap_future::<_, Self>(judging);
+        ctx.spawn(actix::ActorFutureExt::map(
+            judging,
+            |judged, directory: &mut Self, _| {
+                directory.judging = false;
+                match judged {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => warn!(%error, "cannot judge the running sessions"),
+                    Err(_) => warn!("judging the running sessions takes over 5 s"),
+                }
+            },
+        ));
     }
 
     fn read(&mut self, ctx: &mut Context<Self>) {
@@ -115,6 +146,13 @@ impl Directory {
 async fn catch_up(parts: &DirectoryParts) -> Result<(), StoreError> {
     loop {
         let found = parts.store.changes_since(parts.last.load(Ordering::Relaxed)).await?;
+        let of_rules = |change: &Change| change.kind == changes::RULES_CHANGED;
+        if found.iter().any(of_rules) {
+            parts.store.refresh_rules().await?;
+        }
+        if found.iter().any(|change| of_rules(change) || is_of_access(change)) {
+            rejudge(parts).await?;
+        }
         for change in &found {
             apply(parts, change).await?;
             parts.last.fetch_max(change.seq, Ordering::Relaxed);
@@ -123,6 +161,53 @@ async fn catch_up(parts: &DirectoryParts) -> Result<(), StoreError> {
             return Ok(());
         }
     }
+}
+
+fn is_of_access(change: &Change) -> bool {
+    [changes::CONNECTION_CHANGED, changes::USER_CHANGED].contains(&change.kind.as_str())
+}
+
+/// Asks for every running session whether it would be allowed now, and ends those that would not.
+async fn rejudge(parts: &DirectoryParts) -> Result<(), StoreError> {
+    let Ok(running) = parts.sessions.send(List).await else {
+        return Ok(());
+    };
+    if running.is_empty() {
+        return Ok(());
+    }
+    let each_once = |ids: HashSet<Uuid>| ids.into_iter().collect::<Vec<_>>();
+    let users = each_once(running.iter().map(|(_, known)| known.user_id).collect());
+    let connections = each_once(running.iter().map(|(_, known)| known.connection_id).collect());
+    let users = parts.store.users_by_id(&users).await?;
+    let users: HashMap<Uuid, User> = users.into_iter().map(|user| (user.id, user)).collect();
+    let connections = parts.store.connections_by_id(&connections).await?;
+    let connections: HashMap<Uuid, Connection> = connections.into_iter().map(|it| (it.id, it)).collect();
+    let (rules, now) = (parts.store.rules(), Utc::now());
+    let stays = |known: &Known| {
+        let circumstances = Circumstances {
+            mode: Mode::Native,
+            using: Some((now, known.client)),
+        };
+        match (users.get(&known.user_id), connections.get(&known.connection_id)) {
+            (Some(user), Some(connection)) => rules
+                .decide(&user.subject(), &connection.object(), &circumstances)
+                .is_allowed(),
+            _ => false,
+        }
+    };
+    let over: HashSet<Uuid> = (running.iter().filter(|(_, known)| !stays(known)))
+        .map(|(id, _)| *id)
+        .collect();
+    if !over.is_empty() {
+        let end = EndSessions {
+            which: Which::These(over),
+            end: End::AccessDenied,
+            by: "access rules".into(),
+            message: "the access to this connection was taken away, or its hours are over".into(),
+        };
+        let _ = parts.sessions.send(end).await;
+    }
+    Ok(())
 }
 
 async fn apply(parts: &DirectoryParts, change: &Change) -> Result<(), StoreError> {
@@ -138,20 +223,6 @@ async fn apply(parts: &DirectoryParts, change: &Change) -> Result<(), StoreError
             End::CredentialRevoked,
             "this session's credential was revoked",
         ),
-        "connection_changed" => {
-            let now = parts.store.find_connection(&subject).await?;
-            let members = now.as_ref().is_some_and(|connection| connection.allow_members);
-            let which = Which::Connection {
-                name: subject,
-                id: now.map(|connection| connection.id),
-                members,
-            };
-            (
-                which,
-                End::AccessDenied,
-                "this connection was deleted, or is no longer open to you",
-            )
-        }
         "agent_revoked" => {
             let Ok(id) = Uuid::parse_str(&subject) else {
                 return Ok(());
@@ -186,6 +257,7 @@ impl Actor for Directory {
     fn started(&mut self, ctx: &mut Self::Context) {
         self.read(ctx);
         ctx.run_interval(POLL_INTERVAL, |directory, ctx| directory.read(ctx));
+        ctx.run_interval(REJUDGE_INTERVAL, |directory, ctx| directory.look_at_the_hours(ctx));
     }
 }
 

@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use actix::{Addr, Recipient};
+use chrono::Utc;
 use hoop_actors::budget::ByteBudget;
 use hoop_actors::session::{self, Session, Ties};
 use hoop_actors::stage::Chain;
@@ -21,7 +22,6 @@ use hoop_proto::end::{End, Refusal};
 use hoop_proto::postgres::accept::{Accept, Startup};
 use hoop_store::Store;
 use hoop_store::credentials::CredentialRecord;
-use hoop_store::users::Role;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -102,11 +102,12 @@ impl Opener {
         let max_on_connection = usize::try_from(connection.max_sessions).unwrap_or(usize::MAX);
         let known = Known {
             user: user.username.clone(),
+            user_id: user.id,
+            client: opening.client.ip(),
             credential: opening.grant.credential().to_owned(),
             connection: connection.name.clone(),
             connection_id: connection.id,
             agent: connection.agent.clone(),
-            member: user.role == Role::Member,
         };
         let (go, admitted) = oneshot::channel::<Result<(), Refusal>>();
         let opener = self.clone();
@@ -185,8 +186,10 @@ async fn ask_again(opener: &Opener, opening: &mut Opening) -> Result<(), Refusal
         credential,
         database: opening.startup.database.as_deref(),
         replication: opening.startup.replication,
+        address: opening.client.ip(),
+        now: Utc::now(),
     };
-    opening.grant = grant::authorise(record, &request, &opener.credentials_url)?;
+    opening.grant = grant::authorise(record, &request, &opener.store.rules(), &opener.credentials_url)?;
     Ok(())
 }
 

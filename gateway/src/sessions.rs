@@ -1,7 +1,8 @@
 //! `Sessions`: which sessions this replica runs, so that a kill, a revoked credential or a removed agent reaches them.
 //! It holds addresses and names, never bytes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 
 use actix::{Actor, Context, Handler, Message, MessageResult, Recipient};
 use hoop_actors::session::Kill;
@@ -17,15 +18,16 @@ pub struct Entry {
     pub known: Known,
 }
 
-/// By what a session can be meant.
+/// By what a session can be meant, and what its access is judged by.
+#[derive(Clone)]
 pub struct Known {
     pub user: String,
+    pub user_id: Uuid,
+    pub client: IpAddr,
     pub credential: String,
     pub connection: String,
     pub connection_id: Uuid,
     pub agent: String,
-    /// The person is a member: access is by the connection's leave.
-    pub member: bool,
 }
 
 /// The registry's actor, on the main arbiter.
@@ -140,12 +142,8 @@ impl Handler<Closed> for Sessions {
 pub enum Which {
     One(Uuid),
     Credential(String),
-    /// Of a connection that now has this id (`None`: deleted) and is open to members or not: those that it ends.
-    Connection {
-        name: String,
-        id: Option<Uuid>,
-        members: bool,
-    },
+    /// Each of these.
+    These(HashSet<Uuid>),
     Agent(String),
     All,
 }
@@ -170,9 +168,7 @@ impl Handler<EndSessions> for Sessions {
             let meant = match &message.which {
                 Which::One(wanted) => wanted == id,
                 Which::Credential(credential) => *credential == known.credential,
-                Which::Connection { name, id, members } => {
-                    *name == known.connection && (*id != Some(known.connection_id) || (known.member && !members))
-                }
+                Which::These(ids) => ids.contains(id),
                 Which::Agent(agent) => *agent == known.agent,
                 Which::All => true,
             };
@@ -192,6 +188,20 @@ impl Handler<EndSessions> for Sessions {
             told += 1;
         }
         told
+    }
+}
+
+/// All sessions that run here, for their access to be judged again.
+#[derive(Message)]
+#[rtype(result = "Vec<(Uuid, Known)>")]
+pub struct List;
+
+impl Handler<List> for Sessions {
+    type Result = MessageResult<List>;
+
+    fn handle(&mut self, _: List, _: &mut Self::Context) -> Self::Result {
+        let all = self.entries.iter().map(|(id, entry)| (*id, entry.known.clone()));
+        MessageResult(all.collect())
     }
 }
 

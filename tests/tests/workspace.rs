@@ -10,15 +10,20 @@ use serde_json::Value;
 const MAY_USE: &[(&str, &[&str])] = &[
     ("hoop-proto", &[]),
     ("hoop-actors", &["hoop-proto"]),
-    ("hoop-store", &["hoop-proto", "hoop-actors"]),
+    ("hoop-access", &[]),
+    ("hoop-store", &["hoop-proto", "hoop-actors", "hoop-access"]),
     ("hoop-evidence", &["hoop-proto", "hoop-actors", "hoop-store"]),
     ("hoop-auth", &[]),
-    ("hoop-api", &["hoop-proto", "hoop-actors", "hoop-store", "hoop-auth"]),
+    (
+        "hoop-api",
+        &["hoop-proto", "hoop-actors", "hoop-access", "hoop-store", "hoop-auth"],
+    ),
     (
         "hoop-gateway",
         &[
             "hoop-proto",
             "hoop-actors",
+            "hoop-access",
             "hoop-store",
             "hoop-evidence",
             "hoop-auth",

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::{FromRequest, HttpRequest, dev, web};
 use futures_util::future::{BoxFuture, LocalBoxFuture};
+use hoop_access::{Circumstances, Decision, MODES, Mode};
 use hoop_store::change::Witness;
+use hoop_store::connections::Connection;
 use hoop_store::users::{Role, User};
 use serde_json::{Value, json};
 
@@ -46,6 +48,21 @@ impl Caller {
 
     pub const fn reads_all(&self) -> bool {
         matches!(self.user.role, Role::Admin | Role::Auditor)
+    }
+
+    /// What the rules say of this caller and a connection, without regard to time and place: those are asked when it is
+    /// used.
+    pub fn decide(&self, connection: &Connection, mode: Mode) -> Decision {
+        let ever = Circumstances { mode, using: None };
+        self.state
+            .store
+            .rules()
+            .decide(&self.user.subject(), &connection.object(), &ever)
+    }
+
+    /// In any way.
+    pub fn may_use(&self, connection: &Connection) -> bool {
+        MODES.iter().any(|mode| self.decide(connection, *mode).is_allowed())
     }
 
     /// Records what this caller changes.
@@ -95,7 +112,7 @@ impl FromRequest for Caller {
 }
 
 /// RFC 6750 §2.1.
-fn bearer(request: &HttpRequest) -> Option<zeroize::Zeroizing<String>> {
+pub fn bearer(request: &HttpRequest) -> Option<zeroize::Zeroizing<String>> {
     let value = request.headers().get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme

@@ -1,6 +1,6 @@
 //! Connections. A target's secret goes in and never comes out; members do not see where a connection leads.
 
-use actix_web::http::header::{ETAG, IF_MATCH};
+use actix_web::http::header::ETAG;
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web};
 use hoop_store::connections::{Connection as Stored, Secret, SecretChange};
 use hoop_store::settings::Settings;
@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use crate::body::{Body, CA_BODY_MAX_BYTES};
 use crate::caller::Caller;
 use crate::connection_view::{Connection, ConnectionSettings, SecretInput};
+use crate::etag::{etag, if_match};
 use crate::page::{Page, PageQuery, query};
 use crate::problem::{Bodied, Listed, Missing, Problem, Signed, Taken, Versioned};
 
@@ -57,7 +58,7 @@ pub async fn create_connection(caller: Caller, body: Body) -> Result<HttpRespons
         .store
         .create_connection(&name, settings, secret, &caller.witness())
         .await?;
-    let tag = etag(&stored);
+    let tag = etag(stored.version);
     Ok(HttpResponse::Created()
         .insert_header((ETAG, tag))
         .json(Connection::whole(stored)))
@@ -81,7 +82,7 @@ pub async fn get_connection(caller: Caller, name: web::Path<String>) -> Result<H
         .find_connection(&name)
         .await?
         .ok_or_else(|| missing(&name))?;
-    let tag = etag(&stored);
+    let tag = etag(stored.version);
     let view = visible(&caller, stored).ok_or_else(|| missing(&name))?;
     Ok(HttpResponse::Ok().insert_header((ETAG, tag)).json(view))
 }
@@ -121,7 +122,7 @@ pub async fn update_connection(
     let stored = store
         .update_connection(&name, settings, secret, version, &caller.witness())
         .await?;
-    let tag = etag(&stored);
+    let tag = etag(stored.version);
     Ok(HttpResponse::Ok()
         .insert_header((ETAG, tag))
         .json(Connection::whole(stored)))
@@ -162,31 +163,7 @@ fn visible(caller: &Caller, stored: Stored) -> Option<Connection> {
     if caller.reads_all() {
         return Some(Connection::whole(stored));
     }
-    stored
-        .may_be_used_by(&caller.user)
-        .then(|| Connection::for_member(stored))
-}
-
-fn etag(stored: &Stored) -> String {
-    format!("\"{}\"", stored.version)
-}
-
-/// RFC 9110 §13.1.1, with one strong tag or `*`.
-fn if_match(request: &HttpRequest) -> Result<Option<i64>, Problem> {
-    let Some(value) = request.headers().get(IF_MATCH) else {
-        return Ok(None);
-    };
-    let value = value.to_str().unwrap_or_default().trim();
-    if value == "*" {
-        return Ok(None);
-    }
-    let version = value
-        .strip_prefix('"')
-        .and_then(|v| v.strip_suffix('"'))
-        .and_then(|v| v.parse().ok());
-    version.map(Some).ok_or_else(|| {
-        Problem::malformed("If-Match must be the ETag that was read, in its quotes, or *.").of("If-Match")
-    })
+    caller.may_use(&stored).then(|| Connection::for_member(stored))
 }
 
 fn parts(new: ConnectionSettings) -> (String, Settings, SecretChange) {

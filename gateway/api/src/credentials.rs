@@ -3,7 +3,8 @@
 use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
 use chrono::{DateTime, Utc};
-use hoop_store::credentials::{Credential as Stored, CredentialState, TTL_DEFAULT_S};
+use hoop_access::{Decision, Mode};
+use hoop_store::credentials::{Credential as Stored, CredentialState, TTL_DEFAULT_S, TTL_MAX_S};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -92,16 +93,25 @@ pub async fn make_credential(caller: Caller, name: web::Path<String>, body: Body
     let state = caller.state();
     let missing = || Problem::not_found(format!("connection {name} does not exist."));
     let connection = state.store.find_connection(&name).await?.ok_or_else(missing)?;
-    if !connection.may_be_used_by(&caller.user) {
+    let Decision::Allowed { max_credential_s, .. } = caller.decide(&connection, Mode::Native) else {
         // Who may not read all connections does not learn here which ones exist.
         return Err(if caller.reads_all() {
-            Problem::forbidden("Auditors read, and reach nothing.")
+            Problem::forbidden(format!(
+                "No access rule allows you to use {name} with its own client. GET /api/access/explain says why."
+            ))
         } else {
             missing()
         });
-    }
+    };
     let new: NewCredential = body.json(BODY_MAX_BYTES).await?;
-    let ttl_s = new.ttl_seconds.unwrap_or(TTL_DEFAULT_S);
+    let longest = max_credential_s.map_or(TTL_MAX_S, u64::from).min(TTL_MAX_S);
+    let ttl_s = new.ttl_seconds.unwrap_or(TTL_DEFAULT_S.min(longest));
+    if ttl_s > longest {
+        return Err(Problem::field(
+            "ttl_seconds",
+            format!("ttl_seconds must be at most {longest}: the access rules of this connection allow no more."),
+        ));
+    }
     let made = state
         .store
         .make_credential(&caller.user, &connection, ttl_s, &caller.witness())

@@ -11,12 +11,14 @@ mod connection_view;
 mod connections;
 pub mod control;
 mod credentials;
+mod etag;
 pub mod events;
 mod finish;
 mod login;
 pub mod openapi;
 mod page;
 mod problem;
+mod rules;
 mod sessions;
 mod system;
 mod users;
@@ -67,8 +69,20 @@ fn routes(config: &mut ServiceConfig<'_>) {
         .service(
             scope::scope("/api")
                 .service(login::login)
+                .service(login::logout)
+                .service(users::me)
                 .service(users::list_users)
                 .service(users::create_user)
+                .service(users::set_password)
+                .service(users::get_user)
+                .service(users::update_user)
+                .service(users::delete_user)
+                .service(rules::list_rules)
+                .service(rules::create_rule)
+                .service(rules::get_rule)
+                .service(rules::update_rule)
+                .service(rules::delete_rule)
+                .service(rules::explain)
                 .service(agents::list_agents)
                 .service(agents::register_agent)
                 .service(agents::revoke_agent)

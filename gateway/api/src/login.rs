@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use actix_web::{HttpRequest, post, web};
+use actix_web::{HttpRequest, HttpResponse, post, web};
 use chrono::{DateTime, Utc};
 use hoop_store::tokens::LOGIN_TTL_S;
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,8 @@ use zeroize::Zeroizing;
 
 use crate::AppState;
 use crate::body::{BODY_MAX_BYTES, Body};
-use crate::problem::{Bodied, Open, Problem, Throttled};
+use crate::caller::{Caller, bearer};
+use crate::problem::{Bodied, Open, Problem, Signed, Throttled};
 
 /// Members that are not known are ignored here.
 #[derive(Deserialize, ToSchema)]
@@ -64,4 +65,14 @@ pub async fn login(
         token: issued.token.to_string(),
         expires_at: issued.expires_at,
     }))
+}
+
+/// Sign out: the token ends.
+#[utoipa::path(tag = "login", responses((status = 204), Signed), security(("bearer" = [])))]
+#[post("/logout")]
+pub async fn logout(request: HttpRequest, caller: Caller) -> Result<HttpResponse, Problem> {
+    if let Some(token) = bearer(&request) {
+        caller.state().store.revoke_token(&token).await?;
+    }
+    Ok(HttpResponse::NoContent().finish())
 }

@@ -1,6 +1,7 @@
 //! People with a local password.
 
-use actix_web::{HttpRequest, HttpResponse, get, post, web};
+use actix_web::http::header::ETAG;
+use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web};
 use chrono::{DateTime, Utc};
 use hoop_store::users as stored;
 use serde::{Deserialize, Serialize};
@@ -10,17 +11,18 @@ use zeroize::Zeroizing;
 
 use crate::body::{BODY_MAX_BYTES, Body};
 use crate::caller::Caller;
+use crate::etag::{etag, if_match};
 use crate::page::{Page, PageQuery, query};
-use crate::problem::{Bodied, Listed, Problem, Signed, Taken};
+use crate::problem::{Bodied, Listed, Missing, Problem, Signed, Taken, Versioned};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Changes and reaches everything.
+    /// Changes everything; reaches what access rules allow.
     Admin,
     /// Reads everything, changes and reaches nothing.
     Auditor,
-    /// Reaches what its connections allow.
+    /// Reaches what access rules allow.
     Member,
 }
 
@@ -52,6 +54,7 @@ pub struct User {
     pub role: Role,
     pub groups: Vec<String>,
     pub active: bool,
+    pub version: i64,
     pub created_at: DateTime<Utc>,
 }
 
@@ -64,6 +67,7 @@ impl From<stored::User> for User {
             role: user.role.into(),
             groups: user.groups,
             active: user.active,
+            version: user.version,
             created_at: user.created_at,
         }
     }
@@ -116,4 +120,138 @@ pub async fn create_user(caller: Caller, body: Body) -> Result<HttpResponse, Pro
         .create_user(&new.username, &password, new.role.into(), &new.email, &caller.witness())
         .await?;
     Ok(HttpResponse::Created().json(User::from(user)))
+}
+
+/// What is set of a user.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UserSettings {
+    role: Role,
+    #[schema(max_length = 254)]
+    email: String,
+    /// For access rules.
+    #[schema(max_items = 500)]
+    groups: Vec<String>,
+    /// False: cannot sign in or connect; sessions end.
+    active: bool,
+}
+
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewPassword {
+    #[schema(format = Password, min_length = 12, max_length = 1024)]
+    password: String,
+}
+
+fn missing(name: &str) -> Problem {
+    Problem::not_found(format!("user {name} does not exist."))
+}
+
+fn answer(user: stored::User) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((ETAG, etag(user.version)))
+        .json(User::from(user))
+}
+
+/// Who is signed in.
+#[utoipa::path(
+    tag = "users",
+    responses((status = 200, body = User, headers(("ETag" = String, description = "Its version"))), Signed),
+    security(("bearer" = []))
+)]
+#[get("/me")]
+pub async fn me(caller: Caller) -> HttpResponse {
+    answer(caller.user)
+}
+
+/// One user.
+#[utoipa::path(
+    tag = "users",
+    params(("username" = String, Path, description = "The user's name")),
+    responses((status = 200, body = User, headers(("ETag" = String, description = "Its version"))), Missing, Signed),
+    security(("bearer" = []))
+)]
+#[get("/users/{username}")]
+pub async fn get_user(caller: Caller, username: web::Path<String>) -> Result<HttpResponse, Problem> {
+    caller.require_reader()?;
+    let found = caller.state().store.find_user(&username).await?;
+    found.map(answer).ok_or_else(|| missing(&username))
+}
+
+/// Replace what is set of a user. Sessions that this no longer allows end.
+#[utoipa::path(
+    tag = "users",
+    params(
+        ("username" = String, Path, description = "The user's name"),
+        ("If-Match" = Option<String>, Header, description = "Only where it still has this ETag")
+    ),
+    request_body = UserSettings,
+    responses(
+        (status = 200, body = User, headers(("ETag" = String, description = "Its version"))),
+        Missing, Versioned, Bodied, Signed
+    ),
+    security(("bearer" = []))
+)]
+#[put("/users/{username}")]
+pub async fn update_user(
+    request: HttpRequest,
+    caller: Caller,
+    username: web::Path<String>,
+    body: Body,
+) -> Result<HttpResponse, Problem> {
+    caller.require_admin()?;
+    let version = if_match(&request)?;
+    let new: UserSettings = body.json(BODY_MAX_BYTES).await?;
+    let settings = stored::UserSettings {
+        email: new.email,
+        role: new.role.into(),
+        groups: new.groups,
+        active: new.active,
+    };
+    let store = &caller.state().store;
+    let user = store
+        .update_user(&username, settings, version, &caller.witness())
+        .await?;
+    Ok(answer(user))
+}
+
+/// Delete a user. Tokens, credentials and sessions end; records keep speaking of the person.
+#[utoipa::path(
+    tag = "users",
+    params(
+        ("username" = String, Path, description = "The user's name"),
+        ("If-Match" = Option<String>, Header, description = "Only where it still has this ETag")
+    ),
+    responses((status = 204), Missing, Versioned, Listed, Signed),
+    security(("bearer" = []))
+)]
+#[delete("/users/{username}")]
+pub async fn delete_user(
+    request: HttpRequest,
+    caller: Caller,
+    username: web::Path<String>,
+) -> Result<HttpResponse, Problem> {
+    caller.require_admin()?;
+    let version = if_match(&request)?;
+    let store = &caller.state().store;
+    store.delete_user(&username, version, &caller.witness()).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Set a user's password. Every token of the user ends.
+#[utoipa::path(
+    tag = "users",
+    params(("username" = String, Path, description = "The user's name")),
+    request_body = NewPassword,
+    responses((status = 204), Missing, Bodied, Signed),
+    security(("bearer" = []))
+)]
+#[put("/users/{username}/password")]
+pub async fn set_password(caller: Caller, username: web::Path<String>, body: Body) -> Result<HttpResponse, Problem> {
+    caller.require_admin()?;
+    let new: NewPassword = body.json(BODY_MAX_BYTES).await?;
+    let password = Zeroizing::new(new.password);
+    let store = &caller.state().store;
+    store.set_password(&username, &password, &caller.witness()).await?;
+    Ok(HttpResponse::NoContent().finish())
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use chrono::Utc;
 use hoop_actors::gate::GateTicket;
 use hoop_proto::end::{End, Refusal};
 use hoop_proto::postgres::accept::{Accept, AcceptOptions, Startup, Step};
@@ -163,6 +164,8 @@ impl PostgresPort {
             credential: &startup.user,
             database: startup.database.as_deref(),
             replication: startup.replication,
+            address: client.ip(),
+            now: Utc::now(),
         };
         let granted = if self.opener.freshness.stale() {
             Err(Refusal::new(
@@ -171,7 +174,7 @@ impl PostgresPort {
                 "Try again in a moment; if it lasts, tell the operator that Hoop's store is away.",
             ))
         } else {
-            grant::authorise(record, &request, &self.credentials_url)
+            grant::authorise(record, &request, &self.opener.store.rules(), &self.credentials_url)
         };
         match granted {
             Ok(grant) => {

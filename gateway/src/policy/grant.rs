@@ -1,6 +1,10 @@
 //! `Grant`: proof that a person may open a session on a connection. Only `authorise` can make one, and nothing reaches
 //! a target without it.
 
+use std::net::IpAddr;
+
+use chrono::{DateTime, Utc};
+use hoop_access::{Circumstances, Decision, Mode, RuleSet};
 use hoop_proto::end::{End, Refusal};
 use hoop_store::connections::Connection;
 use hoop_store::credentials::{CredentialRecord, CredentialState};
@@ -11,6 +15,9 @@ pub struct Request<'a> {
     pub credential: &'a str,
     pub database: Option<&'a str>,
     pub replication: bool,
+    /// Where the client is, and when it asks.
+    pub address: IpAddr,
+    pub now: DateTime<Utc>,
 }
 
 /// The right to open one session. Its fields are private so that nothing else can make one.
@@ -46,11 +53,16 @@ impl Grant {
     }
 }
 
-/// Decides. `credentials_url` is where a person makes a new credential.
+/// Decides by the rules. `credentials_url` is where a person makes a new credential.
 ///
 /// # Errors
 /// The `Refusal` to tell the person.
-pub fn authorise(record: CredentialRecord, request: &Request<'_>, credentials_url: &str) -> Result<Grant, Refusal> {
+pub fn authorise(
+    record: CredentialRecord,
+    request: &Request<'_>,
+    rules: &RuleSet,
+    credentials_url: &str,
+) -> Result<Grant, Refusal> {
     let remedy = || format!("Make a new credential at {credentials_url} and connect with its user and password.");
     match record.state {
         CredentialState::Active => {}
@@ -70,11 +82,19 @@ pub fn authorise(record: CredentialRecord, request: &Request<'_>, credentials_ur
         }
     }
     let connection = record.connection;
-    if !connection.may_be_used_by(&record.user) {
-        return Err(Refusal::new(
-            End::AccessDenied,
-            format!("your account may not use the connection \"{}\"", connection.name),
-            "Ask an administrator of Hoop for access to it.",
+    let circumstances = Circumstances {
+        mode: Mode::Native,
+        using: Some((request.now, request.address)),
+    };
+    let decision = rules.decide(&record.user.subject(), &connection.object(), &circumstances);
+    if !decision.is_allowed() {
+        let ever = Circumstances {
+            using: None,
+            ..circumstances
+        };
+        return Err(no_access(
+            &connection.name,
+            rules.decide(&record.user.subject(), &connection.object(), &ever),
         ));
     }
     if connection.protocol != "postgres" {
@@ -126,4 +146,21 @@ pub fn authorise(record: CredentialRecord, request: &Request<'_>, credentials_ur
         database,
         credential: request.credential.to_owned(),
     })
+}
+
+/// `ever`: what the rules say without regard to time and place. A person who may use a connection at other times or from
+/// other networks is told so; nobody learns more of a rule.
+fn no_access(connection: &str, ever: Decision) -> Refusal {
+    if ever.is_allowed() {
+        return Refusal::new(
+            End::AccessDenied,
+            format!("your account may not use the connection \"{connection}\" now, or not from your network"),
+            "Its access rules allow it at other hours or from other networks only. Ask an administrator of Hoop.",
+        );
+    }
+    Refusal::new(
+        End::AccessDenied,
+        format!("your account may not use the connection \"{connection}\""),
+        "Ask an administrator of Hoop for access to it.",
+    )
 }

@@ -24,6 +24,10 @@ pub const CREDENTIAL_REVOKED: &str = "credential_revoked";
 pub const AGENT_REVOKED: &str = "agent_revoked";
 /// Published when a connection is made, changed or deleted; the subject is its name.
 pub const CONNECTION_CHANGED: &str = "connection_changed";
+/// Published when an access rule is made, changed or deleted; the subject is its name.
+pub const RULES_CHANGED: &str = "rules_changed";
+/// Published when a user's role, groups or activity change, or the user is deleted; the subject is the id.
+pub const USER_CHANGED: &str = "user_changed";
 
 /// How often a replica reads the log whether or not it was notified.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(2);

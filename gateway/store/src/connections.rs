@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Deref;
 
 use chrono::{DateTime, Utc};
+use hoop_access::Object;
 use serde_json::{Value, json};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -16,7 +17,7 @@ use crate::names::check_label;
 use crate::names::invalid;
 pub use crate::settings::{AuditMode, Record, Settings, TargetTls};
 use crate::settings::{SECRET_MAX_BYTES, check_reference};
-use crate::users::{PAGE_MAX, Role, User};
+use crate::users::PAGE_MAX;
 use crate::{Store, StoreError, changes};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -103,17 +104,14 @@ impl Connection {
         })
     }
 
-    /// The one rule of who may use a connection, until access rules say more: deny by default. The API asks it when a
-    /// credential is made, the gateway when one is used.
+    /// As access rules see it.
     #[must_use]
-    pub const fn may_be_used_by(&self, user: &User) -> bool {
-        if self.deleted || !user.active {
-            return false;
-        }
-        match user.role {
-            Role::Admin => true,
-            Role::Auditor => false,
-            Role::Member => self.settings.allow_members,
+    pub fn object(&self) -> Object<'_> {
+        Object {
+            name: &self.name,
+            tags: &self.settings.tags,
+            open_to_members: self.settings.allow_members,
+            deleted: self.deleted,
         }
     }
 
@@ -266,6 +264,18 @@ impl Store {
         row.as_ref().map(Connection::from_row).transpose()
     }
 
+    /// Those of these connections that there are, deleted ones included.
+    ///
+    /// # Errors
+    /// Where the store is away.
+    pub async fn connections_by_id(&self, ids: &[Uuid]) -> Result<Vec<Connection>, StoreError> {
+        let sql = format!("select {CONNECTION_COLUMNS} from connections c where id = any($1)");
+        let rows = self
+            .read("finding connections", &sql, &[(&ids, Type::UUID_ARRAY)])
+            .await?;
+        rows.iter().map(Connection::from_row).collect()
+    }
+
     /// Connections by name, from after `after`; at most `limit` (capped at `PAGE_MAX`) and one more, which tells that
     /// there is a next page.
     ///
@@ -387,13 +397,23 @@ async fn new_version(
 ) -> Result<(i64, Option<Value>), StoreError> {
     let stored = settings.map(serde_json::to_value).transpose();
     let stored = stored.map_err(|e| StoreError::Setup(format!("a connection's settings: {e}")))?;
-    let kind = format!("connection.{kind}");
+    let version = policy_change(change, &format!("connection.{kind}"), name, stored.as_ref()).await?;
+    Ok((version, stored))
+}
+
+/// One more numbered version of the policy. `settings` `None`: deleted.
+pub(crate) async fn policy_change(
+    change: &Change<'_>,
+    kind: &str,
+    subject: &str,
+    settings: Option<&Value>,
+) -> Result<i64, StoreError> {
     let row = change
         .query_opt(
             "insert into policy_versions (kind, subject, settings) values ($1, $2, $3) returning version",
-            &[(&kind, Type::TEXT), (&name, Type::TEXT), (&stored, Type::JSONB)],
+            &[(&kind, Type::TEXT), (&subject, Type::TEXT), (&settings, Type::JSONB)],
         )
         .await?;
     let row = row.ok_or_else(|| StoreError::Setup("the store gave no version".into()))?;
-    Ok((get(&row, "version")?, stored))
+    get(&row, "version")
 }

@@ -120,7 +120,7 @@ impl Credential {
 
 impl Store {
     /// Makes a credential for this person and connection. Whether the person may use the connection is the caller's to
-    /// ask (`Connection::may_be_used_by`); it is asked again when the credential is used.
+    /// ask (`Store::rules`); it is asked again when the credential is used.
     ///
     /// # Errors
     /// `Invalid` (`ttl_seconds`), `NotFound` where person or connection are gone, `Unrecorded`, or the store is away.

@@ -19,6 +19,7 @@ mod random;
 pub mod replicas;
 #[cfg(test)]
 mod resource_tests;
+pub mod rules;
 pub mod seal;
 pub mod sessions;
 pub mod settings;

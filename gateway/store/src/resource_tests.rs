@@ -219,10 +219,14 @@ async fn a_credential_is_found_with_all_that_judges_it() {
     let proved = Verifier::make(&made.password, &record.verifier.salt, record.verifier.iterations);
     assert_eq!(record.verifier.iterations, 4096);
     assert!(proved == record.verifier, "the password proves itself");
-    assert!(
-        !record.connection.may_be_used_by(&record.user),
-        "members are denied by default"
-    );
+    let native = hoop_access::Circumstances {
+        mode: hoop_access::Mode::Native,
+        using: None,
+    };
+    let decided = store
+        .rules()
+        .decide(&record.user.subject(), &record.connection.object(), &native);
+    assert!(!decided.is_allowed(), "members are denied by default");
     assert!(store.lookup_credential("c00000000").await.unwrap().is_none());
     assert!(store.lookup_credential(&"c".repeat(9000)).await.unwrap().is_none());
     for ttl in [0, TTL_MAX_S + 1] {

@@ -9,6 +9,7 @@ use crate::database_url::DatabaseUrl;
 use crate::installation::{self, Installation};
 use crate::migrate::migrate;
 use crate::pool::{Connector, DEFAULT_POOL_SIZE};
+use crate::rules::KnownRules;
 use crate::seal::MasterKey;
 use crate::{StoreError, pool};
 
@@ -41,6 +42,7 @@ pub struct Store {
     url: DatabaseUrl,
     master: MasterKey,
     installation: Arc<Installation>,
+    rules: Arc<KnownRules>,
 }
 
 impl Store {
@@ -56,13 +58,20 @@ impl Store {
         migrate(&mut client).await?;
         let installation = installation::ensure(&mut client, &master).await?;
         let pool = connector.pool(config.pool_size)?;
-        Ok(Self {
+        let store = Self {
             pool,
             connector,
             url: config.url.clone(),
             master,
             installation: Arc::new(installation),
-        })
+            rules: Arc::default(),
+        };
+        store.refresh_rules().await?;
+        Ok(store)
+    }
+
+    pub(crate) fn known_rules(&self) -> &KnownRules {
+        &self.rules
     }
 
     #[must_use]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use argon2::Argon2;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
-use serde_json::json;
+use hoop_access::Subject;
+use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::change::{Change, Witness, conflict, get};
 use crate::names::{self, invalid};
-use crate::{Store, StoreError};
+use crate::{Store, StoreError, changes};
 
 /// Fewest characters of a password that is set.
 pub const PASSWORD_MIN_CHARS: usize = 12;
@@ -28,6 +28,11 @@ pub const EMAIL_MAX_BYTES: usize = 254;
 const HASHES_AT_ONCE: usize = 2;
 /// Longest wait for a turn, in milliseconds.
 const HASH_TURN_TIMEOUT_MS: u64 = 5_000;
+/// Most groups of one person, and the longest.
+pub const GROUPS_MAX: usize = 500;
+pub const GROUP_MAX_BYTES: usize = 255;
+/// "hoop" in ASCII, then 3: held while an administrator is removed.
+const ADMINS_LOCK: i64 = 114_827_820_269_571;
 /// Most rows of one page.
 pub const PAGE_MAX: i64 = 200;
 
@@ -35,35 +40,7 @@ static HASHES: Semaphore = Semaphore::const_new(HASHES_AT_ONCE);
 /// Compared with where nobody has the name, so that the answer takes as long.
 static NOBODY: LazyLock<Option<String>> = LazyLock::new(|| hash(b"nobody has this password").ok());
 
-/// What a person may do here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    Admin,
-    /// Reads everything, changes and reaches nothing.
-    Auditor,
-    Member,
-}
-
-impl Role {
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Admin => "admin",
-            Self::Auditor => "auditor",
-            Self::Member => "member",
-        }
-    }
-
-    /// A role that this release does not know is the least one.
-    fn from_stored(text: &str) -> Self {
-        match text {
-            "admin" => Self::Admin,
-            "auditor" => Self::Auditor,
-            _ => Self::Member,
-        }
-    }
-}
+pub use hoop_access::Role;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
@@ -73,12 +50,15 @@ pub struct User {
     pub role: Role,
     pub groups: Vec<String>,
     pub active: bool,
+    /// Grows with each change.
+    pub version: i64,
     pub created_at: DateTime<Utc>,
 }
 
 /// Columns of `users u`, for `User::from_row`.
 pub(crate) const USER_COLUMNS: &str = "u.id as u_id, u.username as u_username, u.email as u_email, u.role as u_role, \
-     u.groups as u_groups, u.active and u.deleted_at is null as u_active, u.created_at as u_created_at";
+     u.groups as u_groups, u.active and u.deleted_at is null as u_active, u.created_at as u_created_at, \
+     u.version as u_version";
 
 impl User {
     pub(crate) fn from_row(row: &Row) -> Result<Self, StoreError> {
@@ -89,9 +69,38 @@ impl User {
             role: Role::from_stored(&get::<String>(row, "u_role")?),
             groups: get(row, "u_groups")?,
             active: get(row, "u_active")?,
+            version: get(row, "u_version")?,
             created_at: get(row, "u_created_at")?,
         })
     }
+
+    /// As access rules see them.
+    #[must_use]
+    pub fn subject(&self) -> Subject<'_> {
+        Subject {
+            username: &self.username,
+            role: self.role,
+            groups: &self.groups,
+            active: self.active,
+        }
+    }
+
+    /// For the record.
+    fn described(&self) -> Value {
+        json!({
+            "id": self.id, "username": self.username, "email": self.email, "role": self.role, "groups": self.groups,
+            "active": self.active,
+        })
+    }
+}
+
+/// What an update sets of a user.
+#[derive(Debug, Clone)]
+pub struct UserSettings {
+    pub email: String,
+    pub role: Role,
+    pub groups: Vec<String>,
+    pub active: bool,
 }
 
 impl Store {
@@ -107,12 +116,7 @@ impl Store {
     ) -> Result<User, StoreError> {
         let username = names::username(username)?;
         check_new_password(password)?;
-        if email.len() > EMAIL_MAX_BYTES || email.chars().any(char::is_control) {
-            return Err(invalid(
-                "email",
-                format!("must be at most {EMAIL_MAX_BYTES} bytes without control characters"),
-            ));
-        }
+        check_email(email)?;
         let password = Zeroizing::new(password.as_bytes().to_vec());
         let hashed = blocking(move || hash(&password)).await??;
         let id = Uuid::now_v7();
@@ -150,6 +154,114 @@ impl Store {
             )
             .await?;
         Ok(user)
+    }
+
+    /// Replaces what is set of a user. Sessions, credentials and tokens that it no longer allows end. With `if_version`,
+    /// only where the user still has that version.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid` (email, groups, role where nobody would be left to administer), `Stale`, `Unrecorded`, or
+    /// the store is away.
+    pub async fn update_user(
+        &self,
+        username: &str,
+        settings: UserSettings,
+        if_version: Option<i64>,
+        witness: &dyn Witness,
+    ) -> Result<User, StoreError> {
+        check_email(&settings.email)?;
+        let groups = checked_groups(settings.groups)?;
+        let username = names::username(username)?;
+        let mut client = self.client().await?;
+        let mut change = Change::begin(&mut client, "updating a user").await?;
+        let before = locked(&change, &username, if_version).await?;
+        if before.role == Role::Admin && before.active && !(settings.role == Role::Admin && settings.active) {
+            keep_an_admin(&change, before.id).await?;
+        }
+        let sql = format!(
+            "update users u set email = $2, role = $3, groups = $4, active = $5, version = version + 1, \
+             updated_at = now() where id = $1 returning {USER_COLUMNS}"
+        );
+        let row = change
+            .query_opt(
+                &sql,
+                &[
+                    (&before.id, Type::UUID),
+                    (&settings.email, Type::TEXT),
+                    (&settings.role.as_str(), Type::TEXT),
+                    (&groups, Type::TEXT_ARRAY),
+                    (&settings.active, Type::BOOL),
+                ],
+            )
+            .await?;
+        let after = User::from_row(&row.ok_or_else(|| nobody(&username))?)?;
+        change.announce(changes::USER_CHANGED, before.id.to_string());
+        let payload = json!({"subject": username, "before": before.described(), "after": after.described()});
+        change.commit(witness, "user.update", payload).await?;
+        Ok(after)
+    }
+
+    /// Deletes a user: the name is free again, tokens and credentials end, records keep speaking of the person.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid` (role) where nobody would be left to administer, `Stale`, `Unrecorded`, or the store is
+    /// away.
+    pub async fn delete_user(
+        &self,
+        username: &str,
+        if_version: Option<i64>,
+        witness: &dyn Witness,
+    ) -> Result<(), StoreError> {
+        let username = names::username(username)?;
+        let mut client = self.client().await?;
+        let mut change = Change::begin(&mut client, "deleting a user").await?;
+        let before = locked(&change, &username, if_version).await?;
+        if before.role == Role::Admin && before.active {
+            keep_an_admin(&change, before.id).await?;
+        }
+        let id = &[(&before.id as _, Type::UUID)];
+        let sql = "update users set deleted_at = now(), updated_at = now(), active = false, password_hash = null, \
+                   version = version + 1 where id = $1";
+        change.query(sql, id).await?;
+        change.query("delete from api_tokens where user_id = $1", id).await?;
+        change.announce(changes::USER_CHANGED, before.id.to_string());
+        let payload = json!({"subject": username, "before": before.described(), "after": null});
+        change.commit(witness, "user.delete", payload).await
+    }
+
+    /// Sets a password, and ends every token of its user.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid` (password), `Unrecorded`, or the store is away.
+    pub async fn set_password(&self, username: &str, password: &str, witness: &dyn Witness) -> Result<(), StoreError> {
+        check_new_password(password)?;
+        let username = names::username(username)?;
+        let password = Zeroizing::new(password.as_bytes().to_vec());
+        let hashed = blocking(move || hash(&password)).await??;
+        let mut client = self.client().await?;
+        let change = Change::begin(&mut client, "setting a password").await?;
+        let user = locked(&change, &username, None).await?;
+        change
+            .query(
+                "update users set password_hash = $2, updated_at = now(), version = version + 1 where id = $1",
+                &[(&user.id, Type::UUID), (&hashed, Type::TEXT)],
+            )
+            .await?;
+        change
+            .query("delete from api_tokens where user_id = $1", &[(&user.id, Type::UUID)])
+            .await?;
+        let payload = json!({"subject": username, "before": null, "after": {"id": user.id, "password": "replaced"}});
+        change.commit(witness, "user.password", payload).await
+    }
+
+    /// Those of these users that there are, deleted ones included.
+    ///
+    /// # Errors
+    /// Where the store is away.
+    pub async fn users_by_id(&self, ids: &[Uuid]) -> Result<Vec<User>, StoreError> {
+        let sql = format!("select {USER_COLUMNS} from users u where id = any($1)");
+        let rows = self.read("finding users", &sql, &[(&ids, Type::UUID_ARRAY)]).await?;
+        rows.iter().map(User::from_row).collect()
     }
 
     /// The active user with this name and password. `None`, after the same work, for a wrong password, an unknown
@@ -207,6 +319,60 @@ impl Store {
             .read("listing users", &sql, &[(&after, Type::TEXT), (&limit, Type::INT8)])
             .await?;
         rows.iter().map(User::from_row).collect()
+    }
+}
+
+fn check_email(email: &str) -> Result<(), StoreError> {
+    if email.len() > EMAIL_MAX_BYTES || email.chars().any(char::is_control) {
+        return Err(invalid(
+            "email",
+            format!("must be at most {EMAIL_MAX_BYTES} bytes without control characters"),
+        ));
+    }
+    Ok(())
+}
+
+/// Trimmed, sorted, each once.
+fn checked_groups(groups: Vec<String>) -> Result<Vec<String>, StoreError> {
+    let mut groups: Vec<String> = groups.into_iter().map(|group| group.trim().to_owned()).collect();
+    let good =
+        |group: &String| !group.is_empty() && group.len() <= GROUP_MAX_BYTES && !group.chars().any(char::is_control);
+    if groups.len() > GROUPS_MAX || !groups.iter().all(good) {
+        return Err(invalid(
+            "groups",
+            format!("must be at most {GROUPS_MAX}, each of 1 to {GROUP_MAX_BYTES} bytes without control characters"),
+        ));
+    }
+    groups.sort_unstable();
+    groups.dedup();
+    Ok(groups)
+}
+
+async fn locked(change: &Change<'_>, username: &str, wanted: Option<i64>) -> Result<User, StoreError> {
+    let sql = format!("select {USER_COLUMNS} from users u where username = $1 and deleted_at is null for update");
+    let row = change.query_opt(&sql, &[(&username, Type::TEXT)]).await?;
+    let user = User::from_row(&row.ok_or_else(|| nobody(username))?)?;
+    match wanted {
+        Some(version) if version != user.version => Err(StoreError::Stale {
+            what: format!("user {username}"),
+            version: user.version,
+        }),
+        _ => Ok(user),
+    }
+}
+
+/// Refuses what would leave nobody to administer. Serialised, so that two admins cannot remove each other.
+async fn keep_an_admin(change: &Change<'_>, but: Uuid) -> Result<(), StoreError> {
+    change
+        .query("select pg_advisory_xact_lock($1)", &[(&ADMINS_LOCK, Type::INT8)])
+        .await?;
+    let sql = "select 1 from users where role = 'admin' and active and deleted_at is null and id <> $1 limit 1";
+    match change.query_opt(sql, &[(&but, Type::UUID)]).await? {
+        Some(_) => Ok(()),
+        None => Err(invalid(
+            "role",
+            "cannot be taken from the last active administrator: make another one first",
+        )),
     }
 }
 

@@ -12,5 +12,6 @@ mod psql;
 mod recording;
 mod refusals;
 mod replicas;
+mod rules;
 mod tls;
 mod tools;

@@ -105,7 +105,7 @@ async fn a_member_uses_what_allows_members_and_sees_no_target() {
 
     // What allowed it is taken away: the next use is refused.
     let record = rig.store.lookup_credential(own).await.unwrap().unwrap();
-    assert!(record.connection.may_be_used_by(&record.user));
+    assert!(rig.may_use(&record));
     let mut shut = connection("db");
     shut["allow_members"] = json!(false);
     assert_eq!(
@@ -115,5 +115,5 @@ async fn a_member_uses_what_allows_members_and_sees_no_target() {
         200
     );
     let record = rig.store.lookup_credential(own).await.unwrap().unwrap();
-    assert!(!record.connection.may_be_used_by(&record.user));
+    assert!(!rig.may_use(&record));
 }

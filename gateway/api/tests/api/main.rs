@@ -6,4 +6,5 @@ mod change;
 mod description;
 mod login;
 mod rig;
+mod rules;
 mod sessions;

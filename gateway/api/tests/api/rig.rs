@@ -10,11 +10,13 @@ use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use actix_web::{App, Error, test, web};
 use futures_util::future::{BoxFuture, ready};
+use hoop_access::{Circumstances, Mode};
 use hoop_api::AppState;
 use hoop_api::control::{Check, Control, ControlError, Readiness};
 use hoop_proto::evidence::Event;
 use hoop_store::Store;
 use hoop_store::change::Unrecorded;
+use hoop_store::credentials::CredentialRecord;
 use hoop_store::users::Role;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -208,6 +210,16 @@ impl<S: Api> Rig<S> {
 
     pub fn forget(&self) {
         self.answered.lock().unwrap().clear();
+    }
+
+    /// What the gateway would say to a native client with this credential.
+    pub fn may_use(&self, record: &CredentialRecord) -> bool {
+        let native = Circumstances {
+            mode: Mode::Native,
+            using: None,
+        };
+        let (subject, object) = (record.user.subject(), record.connection.object());
+        self.store.rules().decide(&subject, &object, &native).is_allowed()
     }
 
     pub fn records(&self) -> Vec<(String, Value)> {
