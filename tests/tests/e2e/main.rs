@@ -8,6 +8,7 @@ mod drivers;
 mod evidence;
 mod hostile;
 mod kills;
+mod proxies;
 mod psql;
 mod refusals;
 mod replicas;
