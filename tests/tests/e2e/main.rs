@@ -2,11 +2,13 @@
 
 mod certificates;
 mod changes;
+mod checkpoints;
 mod crashes;
 mod door;
 mod drivers;
 mod evidence;
 mod hostile;
+mod import;
 mod kills;
 mod proxies;
 mod psql;
