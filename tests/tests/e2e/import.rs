@@ -48,11 +48,10 @@ async fn an_imported_journal_completes_the_record_of_a_gateway_that_never_came_b
     .await?;
     let statements = async || -> Result<Vec<String>> {
         let events = hoop.all_events().await?;
-        let of_session = events.iter().filter(|event| text(event, "session") == session);
-        Ok(of_session
-            .map(|event| text(event, "text"))
-            .filter(|text| !text.is_empty())
-            .collect())
+        let attempts = events
+            .iter()
+            .filter(|event| text(event, "session") == session && text(event, "kind") == "attempt");
+        Ok(attempts.map(|event| text(event, "text")).collect())
     };
     ensure!(
         !statements()
