@@ -14,5 +14,6 @@ mod proxies;
 mod psql;
 mod refusals;
 mod replicas;
+mod store_away;
 mod tls;
 mod tools;
