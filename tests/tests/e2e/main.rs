@@ -3,6 +3,7 @@
 mod certificates;
 mod changes;
 mod checkpoints;
+mod configuration;
 mod crashes;
 mod door;
 mod drivers;
@@ -10,6 +11,7 @@ mod evidence;
 mod hostile;
 mod import;
 mod kills;
+mod lifetimes;
 mod proxies;
 mod psql;
 mod refusals;
