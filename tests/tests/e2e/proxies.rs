@@ -133,7 +133,7 @@ async fn a_failed_sign_in_is_counted_by_the_address_that_a_trusted_proxy_forward
         ensure!(answer.starts_with("HTTP/1.1 401"), "{answer}");
         eventually("the failure is logged with its address", CLOSE_DEADLINE, async || {
             let log = hoop.gateway()?.process.log();
-            let failed = log.lines().filter(|line| line.contains("a sign-in failed")).next_back();
+            let failed = log.lines().rfind(|line| line.contains("a sign-in failed"));
             Ok(failed.is_some_and(|line| line.contains(counted)).then_some(()))
         })
         .await?;
