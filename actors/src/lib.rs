@@ -6,7 +6,8 @@
 //! - *the link*: [`mux`] carries channels with credit, within the [`budget`] of the process;
 //! - *the door*: [`gate`] caps connections that have not proved who they are; [`scratch`] reads sockets;
 //! - *what both programs need of the machine*: [`maybe_tls`] is a socket, [`trust`] says whom a TLS server must be,
-//!   [`end_point`] what SCRAM binds to, [`open_files`] raises the process's limit.
+//!   [`end_point`] what SCRAM binds to, [`network`] is a list's
+//!   entry, [`open_files`] raises the process's limit.
 
 pub mod backoff;
 pub mod budget;
@@ -17,6 +18,7 @@ pub mod handle;
 pub mod keeper;
 pub mod maybe_tls;
 pub mod mux;
+pub mod network;
 pub mod open_files;
 pub mod recorder;
 pub mod relay;

@@ -42,7 +42,7 @@ pub fn serve(
     control: Arc<dyn Control>,
 ) -> Result<Served> {
     let port = socket.local_addr()?.port();
-    let state = Data::new(AppState::new(store, control, public_url));
+    let state = Data::new(AppState::new(store, control, public_url).behind(config.trusted_proxies.clone()));
     let server = HttpServer::new(move || App::new().configure(hoop_api::configure(state.clone())))
         .workers(WORKERS)
         .max_connections(CONNECTIONS_MAX)

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow};
 use clap::{Args, Subcommand};
 use hoop_api::events::{EventView, Rows};
-use hoop_evidence::verify::{Source, verify};
+use hoop_evidence::verify::{self, Source};
 use hoop_evidence::{export, import, read};
 use hoop_proto::evidence::Event;
 use hoop_store::database_url::DatabaseUrl;
@@ -64,6 +64,10 @@ pub struct Verify {
     /// An export file instead of the database.
     #[arg(long)]
     from: Option<PathBuf>,
+    /// A copy of checkpoints.ndjson that was kept elsewhere: what it holds must be in the evidence. May be given
+    /// several times.
+    #[arg(long, value_name = "FILE")]
+    checkpoints: Vec<PathBuf>,
     /// Machine-readable.
     #[arg(long)]
     json: bool,
@@ -75,13 +79,18 @@ impl Verify {
             .ok()
             .and_then(|key| <[u8; 32]>::try_from(key).ok());
         let root = root.ok_or_else(|| anyhow!("--root must be 64 hexadecimal digits"))?;
-        let (report, embedded) = match &self.from {
-            Some(file) => (verify(Source::File(file.clone()), &root, self.session).await?, None),
+        let mut kept = Vec::new();
+        for file in &self.checkpoints {
+            kept.extend(verify::checkpoints(file)?);
+        }
+        let (source, embedded) = match &self.from {
+            Some(file) => (Source::File(file.clone()), None),
             None => {
                 let (store, embedded) = open(config).await?;
-                (verify(Source::Database(store), &root, self.session).await?, embedded)
+                (Source::Database(store), embedded)
             }
         };
+        let report = verify::verify_with(source, &root, self.session, &kept).await?;
         close(embedded).await;
         if self.json {
             println!("{}", serde_json::to_string_pretty(&report)?);

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
+use hoop_actors::network::Network;
 use hoop_store::ca::LEAF_LIFE_DAYS;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -15,6 +16,8 @@ pub const ARBITERS_MAX: usize = 8;
 /// Smallest journal budget that still holds a few segments, in bytes.
 const JOURNAL_BUDGET_MIN_BYTES: u64 = 64 << 20;
 
+/// Most networks in `trusted_proxies`.
+const TRUSTED_PROXIES_MAX: usize = 256;
 const CERTIFICATE_LIFE_MIN_S: u64 = 6;
 const CERTIFICATE_LIFE_MAX_S: u64 = 397 * 86_400;
 
@@ -44,12 +47,43 @@ struct Raw {
     link_budget_bytes: u64,
     max_sessions: usize,
     handshakes_per_address: usize,
+    trusted_proxies: Networks,
     policy_stale_max_s: u64,
     shutdown_deadline_s: u64,
     admin_user: String,
     admin_password_file: Option<PathBuf>,
     log: String,
     log_format: String,
+}
+
+/// A list in the file; in the environment one text, with commas.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Networks {
+    List(Vec<String>),
+    Text(String),
+}
+
+impl Networks {
+    fn parse(&self) -> Result<Vec<Network>, ConfigError> {
+        let entries: Vec<&str> = match self {
+            Self::List(list) => list.iter().map(String::as_str).collect(),
+            Self::Text(text) => text.split(',').filter(|entry| !entry.trim().is_empty()).collect(),
+        };
+        let invalid = |value: &str, wanted| ConfigError::Invalid {
+            key: "trusted_proxies",
+            value: value.to_owned(),
+            wanted,
+        };
+        if entries.len() > TRUSTED_PROXIES_MAX {
+            return Err(invalid(&entries.len().to_string(), "at most 256 networks"));
+        }
+        let network = |entry: &&str| {
+            let wanted = "networks such as 10.0.0.0/8, fd00::/8 or 192.0.2.7";
+            entry.trim().parse().map_err(|_| invalid(entry, wanted))
+        };
+        entries.iter().map(network).collect()
+    }
 }
 
 /// The keys that the environment may set, with `HOOP_` in front and in capitals. Other `HOOP_*` names belong to the
@@ -77,6 +111,7 @@ const KEYS: &[&str] = &[
     "link_budget_bytes",
     "max_sessions",
     "handshakes_per_address",
+    "trusted_proxies",
     "policy_stale_max_s",
     "shutdown_deadline_s",
     "admin_user",
@@ -110,6 +145,7 @@ impl Default for Raw {
             link_budget_bytes: 1 << 30,
             max_sessions: 10_000,
             handshakes_per_address: 512,
+            trusted_proxies: Networks::Text(String::new()),
             policy_stale_max_s: 60,
             shutdown_deadline_s: 25,
             admin_user: "admin".into(),
@@ -167,6 +203,8 @@ pub struct Config {
     pub link_budget_bytes: u64,
     pub max_sessions: usize,
     pub handshakes_per_address: usize,
+    /// Proxies whose word counts for where a connection comes from.
+    pub trusted_proxies: Vec<Network>,
     pub policy_stale_max_s: u64,
     pub shutdown_deadline_s: u64,
     pub admin_user: String,
@@ -303,6 +341,7 @@ impl Config {
             link_budget_bytes: raw.link_budget_bytes.max(16 << 20),
             max_sessions: bounded("max_sessions", raw.max_sessions, 1, 500_000)?,
             handshakes_per_address: bounded("handshakes_per_address", raw.handshakes_per_address, 1, 100_000)?,
+            trusted_proxies: raw.trusted_proxies.parse()?,
             policy_stale_max_s: raw.policy_stale_max_s,
             shutdown_deadline_s: raw.shutdown_deadline_s,
             admin_user: raw.admin_user,

@@ -159,7 +159,7 @@ async fn run(
         }
     };
     info!(client = %opening.client, database = opening.grant.database(), "session starts");
-    let shared = SharedRecorder::new(recorder.clone(), opener.freshness.clone());
+    let shared = SharedRecorder::new(recorder.clone(), opener.freshness.clone(), opening.grant.connection());
     let counters = ties.counters.clone();
     let refusal = live(opener, id, opening, shared, ties).await;
     let counts = counters.counts();

@@ -30,7 +30,7 @@ use tokio::sync::watch;
 use tracing::{error, info};
 use uuid::Uuid;
 
-use self::arbiters::{ArbiterPorts, Shared, deliver, start_arbiters};
+use self::arbiters::{Door, Shared, deliver, start_arbiters};
 use self::database::{database, listen_url};
 use self::stop::Running;
 use crate::api;
@@ -43,6 +43,7 @@ use crate::lease::{Lease, LeaseParts};
 use crate::links::peer::PeerDialer;
 use crate::links::registry::Links;
 use crate::links::tickets::Tickets;
+use crate::listeners::origin::TrustedProxies;
 use crate::listeners::port::{Listener, bind};
 use crate::ready::{self, Ready};
 use crate::sessions::Sessions;
@@ -184,13 +185,12 @@ pub async fn run(config: Config) -> Result<()> {
 
     // listeners: agents first, so that the first client finds one
     let gate = Gate::new(HANDSHAKES_MAX, config.handshakes_per_address);
-    let door = gate.clone();
-    let to_link = deliver(&arbiters, move |ports: ArbiterPorts, socket, client| {
-        let door = door.clone();
-        async move {
-            let Some(ticket) = door.enter(client.ip()) else { return };
-            ports.link.serve(socket, client, ticket).await;
-        }
+    let door = Door {
+        gate,
+        proxies: TrustedProxies::new(&config.trusted_proxies),
+    };
+    let to_link = deliver(&arbiters, &door, |ports, socket, client, ticket| async move {
+        ports.link.serve(socket, client, ticket).await;
     });
     keeper.keep(
         "listener of agents",
@@ -198,12 +198,8 @@ pub async fn run(config: Config) -> Result<()> {
         Policy::default(),
         Listener::factory("link", link_socket, to_link),
     );
-    let to_postgres = deliver(&arbiters, move |ports: ArbiterPorts, socket, client| {
-        let gate = gate.clone();
-        async move {
-            let Some(ticket) = gate.enter(client.ip()) else { return };
-            ports.postgres.serve(socket, client, ticket).await;
-        }
+    let to_postgres = deliver(&arbiters, &door, |ports, socket, client, ticket| async move {
+        ports.postgres.serve(socket, client, ticket).await;
     });
     keeper.keep(
         "listener of PostgreSQL clients",

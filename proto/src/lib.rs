@@ -7,6 +7,7 @@ pub mod dialogue;
 pub mod end;
 pub mod event;
 pub mod postgres;
+pub mod proxy_protocol;
 
 /// `hoop.v1`: the wire between gateway, agents and replicas.
 #[allow(clippy::all, clippy::pedantic, missing_docs)]

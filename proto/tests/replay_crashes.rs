@@ -21,11 +21,12 @@ use recording::{RECORDINGS, Side, records, session_records};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 4] = [
+const TARGETS: [(&str, Target); 5] = [
     ("pg_accept", entry::pg_accept),
     ("pg_connect", entry::pg_connect),
     ("pg_session_client", entry::pg_session_client),
     ("pg_session_target", entry::pg_session_target),
+    ("proxy_protocol", entry::proxy_protocol),
 ];
 
 /// Inputs that reach deep: what clients and targets really say.
@@ -49,6 +50,14 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
         "pg_connect" => ["simple", "md5", "wrong_password"]
             .map(|name| joined(records(name), Side::Target))
             .into(),
+        "proxy_protocol" => [
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 15432\r\n".as_slice(),
+            b"PROXY UNKNOWN\r\n",
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x01\xc0\0\x02\x02\x03\xe8\x3c\x48",
+            b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0",
+        ]
+        .map(<[u8]>::to_vec)
+        .into(),
         _ => {
             let login = joined(records("simple"), Side::Client);
             let requests = [

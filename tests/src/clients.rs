@@ -170,6 +170,9 @@ impl Login {
             .user(&self.user)
             .password(&self.password);
         config.dbname(&self.database).connect_timeout(Duration::from_secs(20));
+        if let Some((_, application)) = self.extra.iter().find(|(name, _)| name == "PGAPPNAME") {
+            config.application_name(application);
+        }
         crate::cluster::connect(&config).await
     }
 }

@@ -7,6 +7,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
+use hoop_actors::network::Network;
+
 /// Most rules in one list: a list is read by people.
 pub const RULES_MAX: usize = 1_024;
 
@@ -26,10 +28,7 @@ const GUARDED: [&str; 9] = [
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Hosts {
-    Network {
-        base: IpAddr,
-        prefix_bits: u8,
-    },
+    Network(Network),
     Name(String),
     /// `*.db.internal`: any name below it, not the name itself.
     Below(String),
@@ -76,21 +75,10 @@ impl FromStr for Rule {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         let hosts = if host == "*" {
             Hosts::Any
-        } else if let Some((base, prefix)) = host.split_once('/') {
-            let base = base
-                .parse::<IpAddr>()
-                .map_err(|_| RuleError::Network(text.to_owned()))?;
-            let prefix_bits = prefix.parse::<u8>().map_err(|_| RuleError::Network(text.to_owned()))?;
-            let most = if base.is_ipv4() { 32 } else { 128 };
-            if prefix_bits > most {
-                return Err(RuleError::Network(text.to_owned()));
-            }
-            Hosts::Network { base, prefix_bits }
-        } else if let Ok(base) = host.parse::<IpAddr>() {
-            Hosts::Network {
-                base,
-                prefix_bits: if base.is_ipv4() { 32 } else { 128 },
-            }
+        } else if let Ok(network) = host.parse() {
+            Hosts::Network(network)
+        } else if host.contains('/') {
+            return Err(RuleError::Network(text.to_owned()));
         } else {
             let (below, name) = match host.strip_prefix("*.") {
                 Some(rest) => (true, normal_name(rest)),
@@ -119,10 +107,7 @@ impl fmt::Display for Rule {
 impl Rule {
     fn matches_address(&self, address: IpAddr) -> bool {
         match &self.hosts {
-            Hosts::Network { base, prefix_bits } => views(address)
-                .into_iter()
-                .flatten()
-                .any(|view| in_network(view, *base, *prefix_bits)),
+            Hosts::Network(network) => views(address).into_iter().flatten().any(|view| network.contains(view)),
             _ => false,
         }
     }
@@ -135,7 +120,7 @@ impl Rule {
         }
         match &self.hosts {
             Hosts::Any => true,
-            Hosts::Network { .. } => self.matches_address(address.ip()),
+            Hosts::Network(_) => self.matches_address(address.ip()),
             Hosts::Name(name) => *name == normal_name(host),
             Hosts::Below(name) => normal_name(host)
                 .strip_suffix(name.as_str())
@@ -144,7 +129,7 @@ impl Rule {
     }
 
     fn names_network(&self) -> bool {
-        matches!(self.hosts, Hosts::Network { .. })
+        matches!(self.hosts, Hosts::Network(_))
     }
 }
 
@@ -230,20 +215,6 @@ fn nat64(address: Ipv6Addr) -> Option<Ipv4Addr> {
     const WELL_KNOWN_PREFIX: u128 = 0x0064_ff9b_0000_0000_0000_0000_0000_0000;
     let bits = u128::from(address);
     (bits & !0xffff_ffff == WELL_KNOWN_PREFIX).then(|| Ipv4Addr::from((bits & 0xffff_ffff) as u32))
-}
-
-fn in_network(address: IpAddr, base: IpAddr, prefix_bits: u8) -> bool {
-    match (address, base) {
-        (IpAddr::V4(address), IpAddr::V4(base)) => {
-            let mask = u32::MAX.checked_shl(32 - u32::from(prefix_bits)).unwrap_or(0);
-            u32::from(address) & mask == u32::from(base) & mask
-        }
-        (IpAddr::V6(address), IpAddr::V6(base)) => {
-            let mask = u128::MAX.checked_shl(128 - u32::from(prefix_bits)).unwrap_or(0);
-            u128::from(address) & mask == u128::from(base) & mask
-        }
-        _ => false,
-    }
 }
 
 fn parse_ports(text: &str) -> Option<(u16, u16)> {

@@ -12,6 +12,7 @@ use hoop_store::users::{Role, User};
 use serde_json::{Value, json};
 
 use crate::AppState;
+use crate::client_address::client_address;
 use crate::control::Control;
 use crate::problem::Problem;
 
@@ -99,7 +100,9 @@ impl FromRequest for Caller {
     fn from_request(request: &HttpRequest, _payload: &mut dev::Payload) -> Self::Future {
         let state = request.app_data::<web::Data<AppState>>().cloned();
         let token = bearer(request);
-        let address = request.peer_addr().map(|a| a.ip());
+        let address = state
+            .as_ref()
+            .and_then(|state| client_address(request, &state.trusted_proxies));
         Box::pin(async move {
             let state = state.ok_or_else(|| Problem::unavailable("The API is not set up."))?;
             let token = token.ok_or_else(|| Problem::unauthorized(SIGN_IN))?;

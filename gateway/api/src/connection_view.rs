@@ -46,6 +46,13 @@ mirrored! {
     Recording = settings::Record { #[default] Default, Full, Off }
 }
 
+mirrored! {
+    /// What becomes of a running session's statements while the gateway has not reached its own database for longer than
+    /// its rules may be old: they are held, or they go on by the rules of the session's start, which its record says.
+    #[serde(rename_all = "lowercase")]
+    StoreAway = settings::StoreAway { #[default] Refuse, Continue }
+}
+
 /// What logs in to the target.
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -101,6 +108,8 @@ pub struct ConnectionSettings {
     pub audit_mode: AuditMode,
     #[serde(default)]
     pub record: Recording,
+    #[serde(default)]
+    pub store_away: StoreAway,
     /// Sessions at once; 0: no limit of its own.
     #[serde(default)]
     pub max_sessions: u32,
@@ -155,6 +164,7 @@ pub struct Connection {
     pub default_database: String,
     pub audit_mode: AuditMode,
     pub record: Recording,
+    pub store_away: StoreAway,
     pub max_sessions: u32,
     pub idle_timeout_s: u32,
     pub allow_members: bool,
@@ -196,6 +206,7 @@ impl Connection {
             default_database: settings.default_database,
             audit_mode: settings.audit_mode.into(),
             record: settings.record.into(),
+            store_away: settings.store_away.into(),
             max_sessions: settings.max_sessions,
             idle_timeout_s: settings.idle_timeout_s,
             allow_members: settings.allow_members,

@@ -186,6 +186,7 @@ fn parts(new: ConnectionSettings) -> (String, Settings, SecretChange) {
         default_database: new.default_database,
         audit_mode: new.audit_mode.into(),
         record: new.record.into(),
+        store_away: new.store_away.into(),
         max_sessions: new.max_sessions,
         idle_timeout_s: new.idle_timeout_s,
         allow_cleartext_login: new.allow_cleartext_login,

@@ -7,6 +7,7 @@ mod agents;
 mod attempts;
 mod body;
 mod caller;
+mod client_address;
 mod connection_view;
 mod connections;
 pub mod control;
@@ -26,6 +27,7 @@ mod users;
 use std::sync::Arc;
 
 use actix_web::web;
+use hoop_actors::network::Network;
 use hoop_store::Store;
 use utoipa_actix_web::scope;
 use utoipa_actix_web::service_config::ServiceConfig;
@@ -39,6 +41,8 @@ pub struct AppState {
     pub control: Arc<dyn Control>,
     /// Scheme, host and port that people know, without a slash at the end.
     pub public_url: String,
+    /// Proxies whose word counts for where a request comes from.
+    trusted_proxies: Vec<Network>,
     attempts: Attempts,
 }
 
@@ -49,8 +53,16 @@ impl AppState {
             store,
             control,
             public_url: public_url.into(),
+            trusted_proxies: Vec::new(),
             attempts: Attempts::default(),
         }
+    }
+
+    /// Believes these proxies.
+    #[must_use]
+    pub fn behind(mut self, trusted_proxies: Vec<Network>) -> Self {
+        self.trusted_proxies = trusted_proxies;
+        self
     }
 }
 

@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use crate::AppState;
 use crate::body::{BODY_MAX_BYTES, Body};
 use crate::caller::{Caller, bearer};
+use crate::client_address::client_address;
 use crate::problem::{Bodied, Open, Problem, Signed, Throttled};
 
 /// Members that are not known are ignored here.
@@ -43,7 +44,7 @@ pub async fn login(
 ) -> Result<web::Json<SignedIn>, Problem> {
     let login: Login = body.json(BODY_MAX_BYTES).await?;
     let password = Zeroizing::new(login.password);
-    let address = request.peer_addr().map(|a| a.ip());
+    let address = client_address(&request, &state.trusted_proxies);
     let attempt = state
         .attempts
         .begin(&login.username, address, Instant::now())

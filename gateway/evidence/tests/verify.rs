@@ -349,29 +349,34 @@ fn a_log_signed_anew_with_another_key_is_named() {
     );
 }
 
+/// Gives `writer` this key, certified by `root`.
+async fn certify(store: &hoop_store::Store, writer: Uuid, key: &Ed25519KeyPair, root: &Ed25519KeyPair) {
+    let client = store.client().await.unwrap();
+    let sql = "select replica, started_at_us from writers where id = $1";
+    let row = client.query_one(sql, &[&writer]).await.unwrap();
+    let mut forged = WriterRow {
+        id: writer,
+        replica: row.get(0),
+        public_key: key.public_key().as_ref().to_vec(),
+        certificate: vec![],
+        started_at_us: row.get(1),
+        live: false,
+    };
+    forged.certificate = root.sign(&forged.computed()).as_ref().to_vec();
+    let sql = "update writers set public_key = $2, certificate = $3 where id = $1";
+    client
+        .execute(sql, &[&forged.id, &forged.public_key, &forged.certificate])
+        .await
+        .unwrap();
+}
+
 #[test]
 fn a_log_signed_anew_under_a_key_that_another_root_certifies_is_named() {
     let past = past();
     let (key, other_root) = (Ed25519KeyPair::generate().unwrap(), Ed25519KeyPair::generate().unwrap());
     past.home.look(async |store| {
         forge(store, past.writers[0], &key).await;
-        let client = store.client().await.unwrap();
-        let sql = "select replica, started_at_us from writers where id = $1";
-        let row = client.query_one(sql, &[&past.writers[0]]).await.unwrap();
-        let mut forged = WriterRow {
-            id: past.writers[0],
-            replica: row.get(0),
-            public_key: key.public_key().as_ref().to_vec(),
-            certificate: vec![],
-            started_at_us: row.get(1),
-            live: false,
-        };
-        forged.certificate = other_root.sign(&forged.computed()).as_ref().to_vec();
-        let sql = "update writers set public_key = $2, certificate = $3 where id = $1";
-        client
-            .execute(sql, &[&forged.id, &forged.public_key, &forged.certificate])
-            .await
-            .unwrap();
+        certify(store, past.writers[0], &key, &other_root).await;
     });
     let report = past.home.verify();
     assert_eq!(
@@ -380,6 +385,40 @@ fn a_log_signed_anew_under_a_key_that_another_root_certifies_is_named() {
         "{report}"
     );
     assert_eq!(past.of_session(&report), [SessionFinding::NotInAnyLog]);
+}
+
+#[test]
+fn a_log_signed_anew_under_the_real_root_is_named_by_kept_checkpoints_alone() {
+    let past = past();
+    let kept = verify::checkpoints(&past.home.checkpoints()).unwrap();
+    // The last writer: no other has named its checkpoints.
+    let last = past.writers[1];
+    let key = Ed25519KeyPair::generate().unwrap();
+    past.home.look(async |store| {
+        forge(store, last, &key).await;
+        // who holds the master key holds the root
+        certify(store, last, &key, &store.installation().audit_root).await;
+    });
+    let report = past.home.verify();
+    assert!(report.ok(), "the database alone cannot know: {report}");
+    let report = past.home.look(async |store| {
+        let root = store.installation().audit_root_public();
+        verify::verify_with(Source::Database(store.clone()), &root, None, &kept)
+            .await
+            .unwrap()
+    });
+    let findings = &report
+        .writers
+        .iter()
+        .find(|writer| writer.writer == last)
+        .unwrap()
+        .findings;
+    assert!(!report.ok());
+    assert!(
+        findings.contains(&WriterFinding::KeptCheckpointOfAnotherKey { number: 1 }),
+        "{report}"
+    );
+    assert!(report.to_string().contains("signed anew"), "{report}");
 }
 
 #[test]

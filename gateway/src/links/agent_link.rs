@@ -106,6 +106,23 @@ impl Actor for AgentLink {
     }
 }
 
+impl Drop for AgentLink {
+    /// An actor that panics is not `stopped`: nobody must be sent to its link any more. Its agent dials again, for the
+    /// stream ends with it.
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            warn!(agent = self.parts.agent, link = id, "an agent link was lost");
+            self.parts.tickets.link_lost(id);
+            if self.parts.links.try_send(Leave(id)).is_err() {
+                warn!(
+                    link = id,
+                    "the registry of links is busy or gone; it keeps a link that is lost"
+                );
+            }
+        }
+    }
+}
+
 impl StreamHandler<Result<AgentMessage, Status>> for AgentLink {
     fn handle(&mut self, item: Result<AgentMessage, Status>, ctx: &mut Self::Context) {
         let message = match item {
@@ -222,5 +239,67 @@ impl Handler<DrainLink> for AgentLink {
         self.send(gateway_message::Body::Drain(Drain {
             deadline_ms: message.deadline_ms,
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::time::Duration;
+
+    use hoop_actors::shutdown::Trigger;
+    use hoop_store::testing;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::links::door::LinkConnection;
+    use crate::links::registry::Online;
+    use crate::vital::Vital;
+
+    /// Longest wait for what follows a panic.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[derive(Message)]
+    #[rtype(result = "()")]
+    struct Fail;
+
+    impl Handler<Fail> for AgentLink {
+        type Result = ();
+
+        fn handle(&mut self, _: Fail, _: &mut Self::Context) {
+            panic!("as a bug would");
+        }
+    }
+
+    #[actix_rt::test]
+    async fn a_link_that_panics_leaves_the_registry_and_its_stream_ends_so_that_its_agent_dials_again() {
+        let Some(store) = testing::try_store().await else {
+            return;
+        };
+        let replica = store.claim_replica("").await.unwrap();
+        let links = Links::new(store, replica, Vital::new("the test's registry", &Trigger::default())).start();
+        let client: SocketAddr = "10.0.0.1:1000".parse().unwrap();
+        let (connection, _closing) = LinkConnection::new(client, true);
+        let (outbox, mut messages) = mpsc::channel(OUTBOX_MESSAGES);
+        let link = AgentLink::new(LinkParts {
+            agent_id: Uuid::now_v7(),
+            agent: "default".into(),
+            arbiter: 0,
+            outbox,
+            tickets: Tickets::default(),
+            links: links.clone(),
+            _stream: connection.open_stream().unwrap(),
+        })
+        .start();
+        // its mailbox is open once it has joined
+        assert!(link.send(SendDispatch(Dispatch::default())).await.unwrap());
+        assert_eq!(links.send(Online).await.unwrap(), ["default"]);
+        assert!(link.send(Fail).await.is_err());
+        assert!(messages.recv().await.is_some(), "the dispatch");
+        assert!(
+            timeout(PATIENCE, messages.recv()).await.unwrap().is_none(),
+            "its stream is open"
+        );
+        assert_eq!(links.send(Online).await.unwrap(), Vec::<String>::new());
     }
 }

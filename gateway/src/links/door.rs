@@ -101,16 +101,16 @@ impl LinkConnection {
 
     /// Closes the connection when the door or its deadlines want it closed. Runs beside it until it is gone.
     pub async fn watch(self, ticket: GateTicket) {
-        let closed_for = tokio::select! {
+        let why = tokio::select! {
             why = self.unproved() => why,
             () = ticket.evicted() => Some("its address opened more connections than are allowed before the proof"),
         };
         drop(ticket);
-        let closed_for = match closed_for {
+        let why = match why {
             None => self.idle().await,
-            why => why,
+            unproved => unproved,
         };
-        if let Some(why) = closed_for {
+        if let Some(why) = why {
             debug!(client = %self.client, why, "a connection of the agents' port is closed");
             self.shared.closed.store(true, Ordering::Release);
             self.shared.reader.wake();

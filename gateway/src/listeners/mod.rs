@@ -1,6 +1,7 @@
 //! The people's side: one module a protocol, and what they share.
 
 pub mod canceller;
+pub mod origin;
 pub mod port;
 pub mod postgres;
 

@@ -101,7 +101,49 @@ impl Actor for Listener {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use actix::Arbiter;
+    use hoop_actors::keeper::{Keeper, Policy};
+    use tokio::io::AsyncReadExt;
+
     use super::*;
+
+    /// Longest wait for the restarted listener.
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[actix_rt::test]
+    async fn a_listener_that_panics_is_restarted_and_loses_no_connection_that_waits() {
+        let socket = bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let panicked = Arc::new(AtomicBool::new(false));
+        let (first, kept) = (panicked.clone(), Mutex::new(Vec::new()));
+        let deliver: Deliver = Arc::new(move |socket, client| {
+            assert!(
+                first.swap(true, Ordering::SeqCst),
+                "the first connection makes it panic"
+            );
+            use std::io::Write;
+            (&socket).write_all(b"served").unwrap();
+            kept.lock().unwrap().push((socket, client));
+        });
+        let keeper = Keeper::new();
+        keeper.keep(
+            "listener",
+            &Arbiter::current(),
+            Policy::default(),
+            Listener::factory("test", socket, deliver),
+        );
+        let _poison = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut waits = tokio::net::TcpStream::connect(address).await.unwrap();
+        let mut served = [0; 6];
+        let read = tokio::time::timeout(PATIENCE, waits.read_exact(&mut served)).await;
+        read.expect("it is not served: no listener runs any more").unwrap();
+        assert_eq!(&served, b"served");
+        assert!(panicked.load(Ordering::SeqCst));
+        keeper.stop();
+    }
 
     #[test]
     fn an_ipv6_wildcard_serves_ipv4_too() {

@@ -1,7 +1,7 @@
 //! What a session's record holds of the session itself: its start, its end, and what a commit waits for. The relay
 //! fills in the rest.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -13,8 +13,8 @@ use hoop_actors::session::{self, How};
 use hoop_evidence::{ArbiterJournal, AuditMode, SessionRecorder, fault};
 use hoop_proto::end::{End, Refusal};
 use hoop_proto::evidence::event::Body;
-use hoop_proto::evidence::{Ended, Started};
-use hoop_store::connections::{self, Connection};
+use hoop_proto::evidence::{Ended, Notice, Started};
+use hoop_store::connections::{self, Connection, StoreAway};
 use tokio::time::Instant;
 use tracing::error;
 use uuid::Uuid;
@@ -35,17 +35,47 @@ const STALE_CHECK: Duration = Duration::from_millis(200);
 pub(super) struct SharedRecorder {
     recorder: Rc<RefCell<SessionRecorder>>,
     freshness: Freshness,
+    store_away: StoreAway,
+    /// The record says already that statements go on by old rules.
+    said: Rc<Cell<bool>>,
 }
 
 impl SharedRecorder {
-    pub(super) const fn new(recorder: Rc<RefCell<SessionRecorder>>, freshness: Freshness) -> Self {
-        Self { recorder, freshness }
+    pub(super) fn new(recorder: Rc<RefCell<SessionRecorder>>, freshness: Freshness, connection: &Connection) -> Self {
+        Self {
+            recorder,
+            freshness,
+            store_away: connection.store_away,
+            said: Rc::default(),
+        }
+    }
+
+    /// Whether what is to be committed must wait for fresh rules. Where the connection's `store_away` lets it go on, the
+    /// record says so before that, once for each time that the rules become too old.
+    fn must_wait(&self) -> Result<bool, RecordError> {
+        if !self.freshness.stale() {
+            self.said.set(false);
+            return Ok(false);
+        }
+        if self.store_away == StoreAway::Refuse {
+            return Ok(true);
+        }
+        if !self.said.replace(true) {
+            let notice = Notice {
+                kind: "store_away".into(),
+                text: "the present rules cannot be confirmed; this connection goes on (store_away = continue)".into(),
+            };
+            self.recorder.borrow_mut().append(Body::Notice(notice))?;
+        }
+        Ok(false)
     }
 }
 
 impl Recorder for SharedRecorder {
     fn append(&mut self, body: Body) -> Result<(), RecordError> {
         match &body {
+            // before it, for the record tells things in their order
+            Body::Attempt(_) => drop(self.must_wait()?),
             // the first of a statement's result: it was forwarded, and the target has answered
             Body::Output(_) => fault::point("after_forward"),
             Body::Outcome(_) => fault::point("before_outcome"),
@@ -56,9 +86,10 @@ impl Recorder for SharedRecorder {
 
     fn commit(&mut self) -> Result<Commit, RecordError> {
         fault::point("before_journal");
+        let must_wait = self.must_wait()?;
         let commit = self.recorder.borrow_mut().commit()?;
         fault::point("after_journal");
-        if !self.freshness.stale() {
+        if !must_wait {
             return Ok(commit);
         }
         // DESIGN §2.6: with rules older than policy_stale_max_s, statements are held until the store is back

@@ -10,6 +10,7 @@ use std::time::Duration;
 use actix::{Actor, Addr, Arbiter, ArbiterHandle};
 use anyhow::{Context, Result, anyhow};
 use hoop_actors::budget::ByteBudget;
+use hoop_actors::gate::{Gate, GateTicket};
 use hoop_evidence::{ArbiterJournal, Journal};
 use hoop_store::Store;
 use tokio::sync::watch;
@@ -26,6 +27,7 @@ use crate::links::registry::Links;
 use crate::links::service::LinkService;
 use crate::links::tickets::Tickets;
 use crate::listeners::canceller::Canceller;
+use crate::listeners::origin::TrustedProxies;
 use crate::listeners::port::Deliver;
 use crate::listeners::postgres::PostgresPort;
 use crate::opening::{Opener, SessionParent};
@@ -140,28 +142,66 @@ fn ports_of(shared: &Shared, arbiter: usize) -> ArbiterPorts {
     }
 }
 
+/// What every connection passes on its way in, whatever its port.
+#[derive(Clone)]
+pub(super) struct Door {
+    pub gate: Gate,
+    pub proxies: TrustedProxies,
+}
+
+impl Door {
+    /// Its place at the door and the address that it has it by; `None`: the connection is closed.
+    async fn enter(&self, socket: &mut tokio::net::TcpStream, peer: SocketAddr) -> Option<(SocketAddr, GateTicket)> {
+        let ticket = self.gate.enter(peer.ip())?;
+        if !self.proxies.trusts(peer.ip()) {
+            return Some((peer, ticket));
+        }
+        // until its header is here, a proxy's connection has its place by the proxy's own address
+        let origin = tokio::select! {
+            origin = self.proxies.origin(socket, peer) => origin,
+            () = ticket.evicted() => return None,
+        };
+        match origin {
+            Ok(client) => Some((client, self.gate.enter(client.ip())?)),
+            Err(error) => {
+                warn!(%peer, %error, "a connection of a trusted proxy is closed; it must send the PROXY protocol");
+                None
+            }
+        }
+    }
+}
+
 /// Hands each connection to the arbiters in turn.
-pub(super) fn deliver<F, S>(arbiters: &[ArbiterHandle], serve: F) -> Deliver
+pub(super) fn deliver<F, S>(arbiters: &[ArbiterHandle], door: &Door, serve: F) -> Deliver
 where
-    F: Fn(ArbiterPorts, tokio::net::TcpStream, SocketAddr) -> S + Clone + Send + Sync + 'static,
+    F: Fn(ArbiterPorts, tokio::net::TcpStream, SocketAddr, GateTicket) -> S + Clone + Send + Sync + 'static,
     S: Future<Output = ()> + 'static,
 {
     let arbiters = arbiters.to_vec();
+    let door = door.clone();
     let turn = AtomicUsize::new(0);
-    Arc::new(move |socket: TcpStream, client| {
+    Arc::new(move |socket: TcpStream, peer| {
         let turn = turn.fetch_add(1, Ordering::Relaxed);
         let Some(arbiter) = arbiters.get(turn % arbiters.len().max(1)) else {
             return;
         };
-        let serve = serve.clone();
+        let (serve, door) = (serve.clone(), door.clone());
         arbiter.spawn_fn(move || {
             let Some(ports) = PORTS.with_borrow(Clone::clone) else {
                 return;
             };
-            match tokio::net::TcpStream::from_std(socket) {
-                Ok(socket) => drop(actix_rt::spawn(serve(ports, socket, client))),
-                Err(error) => error!(%error, "an accepted socket cannot be used"),
-            }
+            let mut socket = match tokio::net::TcpStream::from_std(socket) {
+                Ok(socket) => socket,
+                Err(error) => {
+                    error!(%error, "an accepted socket cannot be used");
+                    return;
+                }
+            };
+            actix_rt::spawn(async move {
+                if let Some((client, ticket)) = door.enter(&mut socket, peer).await {
+                    serve(ports, socket, client, ticket).await;
+                }
+            });
         });
     })
 }

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::change::{Change, Witness, conflict, get};
 use crate::names::check_label;
 use crate::names::invalid;
-pub use crate::settings::{AuditMode, Record, Settings, TargetTls};
+pub use crate::settings::{AuditMode, Record, Settings, StoreAway, TargetTls};
 use crate::settings::{SECRET_MAX_BYTES, check_reference};
 use crate::users::PAGE_MAX;
 use crate::{Store, StoreError, changes};

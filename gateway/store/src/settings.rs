@@ -79,6 +79,18 @@ impl AuditMode {
     }
 }
 
+/// What becomes of a running session's statements while the replica cannot confirm the present rules with its store for
+/// longer than `policy_stale_max_s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreAway {
+    /// They are held until the store is back, and the session ends where that takes too long.
+    #[default]
+    Refuse,
+    /// They go on by the rules of the session's start, which its record says.
+    Continue,
+}
+
 /// How much of the results is recorded. Statements always are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -123,6 +135,8 @@ pub struct Settings {
     pub default_database: String,
     pub audit_mode: AuditMode,
     pub record: Record,
+    #[serde(default)]
+    pub store_away: StoreAway,
     /// 0: no limit of its own.
     pub max_sessions: u32,
     /// 0: none.
@@ -150,6 +164,7 @@ impl Default for Settings {
             default_database: "postgres".into(),
             audit_mode: AuditMode::default(),
             record: Record::default(),
+            store_away: StoreAway::default(),
             max_sessions: 0,
             idle_timeout_s: 0,
             allow_cleartext_login: false,

@@ -1,4 +1,4 @@
-//! How fuzzed bytes enter the PostgreSQL codec. Shared by the fuzz targets and by `proto/tests/replay_crashes.rs`.
+//! How fuzzed bytes enter the codecs. Shared by the fuzz targets and by `proto/tests/replay_crashes.rs`.
 //!
 //! The first byte of an input chooses how the rest is cut into batches; everything else is what a peer sends.
 
@@ -10,6 +10,7 @@ use hoop_proto::postgres::accept::{self, Accept, AcceptOptions, Verifier};
 use hoop_proto::postgres::connect::{self, Connect, ConnectOptions, TlsMode};
 use hoop_proto::postgres::sample;
 use hoop_proto::postgres::session::{Limits, Session};
+use hoop_proto::proxy_protocol::{self, Progress, V2_MAX_BYTES};
 
 /// Steps of one machine without input between them: more is a loop.
 const MAX_STEPS: usize = 16;
@@ -52,6 +53,21 @@ pub fn pg_accept(data: &[u8]) {
                 accept::Step::Proved(_) => panic!("nobody knows the password"),
                 accept::Step::Cancel { .. } | accept::Step::Failed { .. } => return,
             }
+        }
+    }
+}
+
+/// A proxy's header, as far as it is asked for.
+pub fn proxy_protocol(data: &[u8]) {
+    let mut taken = 0;
+    while let Some(bytes) = data.get(..taken) {
+        match proxy_protocol::read(bytes) {
+            Ok(Progress::Need(more)) => {
+                assert!(more > 0, "it waits for nothing");
+                taken += more;
+                assert!(taken <= V2_MAX_BYTES, "more is asked for than is ever read");
+            }
+            Ok(Progress::Header(_)) | Err(_) => return,
         }
     }
 }

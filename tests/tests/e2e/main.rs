@@ -2,16 +2,22 @@
 
 mod certificates;
 mod changes;
+mod checkpoints;
+mod configuration;
 mod crashes;
 mod door;
 mod drivers;
 mod evidence;
 mod hostile;
+mod import;
 mod kills;
+mod lifetimes;
+mod proxies;
 mod psql;
 mod recording;
 mod refusals;
 mod replicas;
 mod rules;
+mod store_away;
 mod tls;
 mod tools;

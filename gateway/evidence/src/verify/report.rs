@@ -59,6 +59,11 @@ pub enum WriterFinding {
         from: i64,
         to: i64,
     },
+    /// A checkpoint that was kept elsewhere is not by the key that the writer has now: somebody who holds the audit
+    /// root's private key has certified another, and signed the log anew; or what was kept was changed.
+    KeptCheckpointOfAnotherKey {
+        number: i64,
+    },
     /// The writer met a journal file that was not what had been written.
     JournalDamaged {
         seq: i64,
@@ -201,6 +206,10 @@ impl fmt::Display for WriterFinding {
                 write!(f, "checkpoint {number} changed, or not signed by this writer")
             }
             Self::CheckpointsMissing { from, to } => write!(f, "checkpoints missing {from}–{to}"),
+            Self::KeptCheckpointOfAnotherKey { number } => write!(
+                f,
+                "signed anew: the kept checkpoint {number} is not by the key that this writer has now"
+            ),
             Self::JournalDamaged { seq, file, why } => {
                 write!(f, "record {seq} tells that the journal was damaged: {file}: {why}")
             }

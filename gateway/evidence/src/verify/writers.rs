@@ -140,11 +140,14 @@ impl Writers {
 
     /// A checkpoint that was kept outside of the data.
     fn take_kept(&mut self, row: &CheckpointRow) {
-        if let Some(writer) = self.writers.get(&row.writer)
+        if let Some(writer) = self.writers.get_mut(&row.writer)
             && writer.row.is_some()
             && check(writer, row).is_none()
         {
-            // Not signed by the writer: whoever kept it kept something else.
+            let number = row.number;
+            writer
+                .findings
+                .push(WriterFinding::KeptCheckpointOfAnotherKey { number });
             return;
         }
         let named = Named {
