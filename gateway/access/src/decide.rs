@@ -208,7 +208,9 @@ impl RuleSet {
             return format!("{who} may not use {what}: {bar}.");
         }
         let Some(nearest) = tried.first().filter(|tried| tried.obstacles.len() == 1) else {
-            return format!("{who} may not use {what}: no rule speaks of both. Add one, or put {who} into a group of one.");
+            return format!(
+                "{who} may not use {what}: no rule speaks of both. Add one, or put {who} into a group of one."
+            );
         };
         let rule = &nearest.rule;
         let why = match nearest.obstacles.first() {
@@ -320,7 +322,10 @@ fn obstacles(rule: &Rule, subject: &Subject<'_>, object: &Object<'_>, circumstan
         (shut, Obstacle::Schedule),
         (!from_network(rule, circumstances), Obstacle::Network),
     ];
-    checks.into_iter().filter_map(|(stands, obstacle)| stands.then_some(obstacle)).collect()
+    checks
+        .into_iter()
+        .filter_map(|(stands, obstacle)| stands.then_some(obstacle))
+        .collect()
 }
 
 /// What all allowing rules together give: the most generous of each.

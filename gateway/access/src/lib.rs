@@ -6,6 +6,8 @@ mod decide;
 mod rule;
 mod schedule;
 
-pub use decide::{Circumstances, Decision, Explanation, Object, Obstacle, RuleSet, Subject, Tried, EXPLAINED_RULES_MAX};
+pub use decide::{
+    Circumstances, Decision, EXPLAINED_RULES_MAX, Explanation, Object, Obstacle, RuleSet, Subject, Tried,
+};
 pub use rule::{Fault, MODES, Mode, Role, Rule, RuleSpec};
 pub use schedule::{Day, Schedule};

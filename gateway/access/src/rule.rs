@@ -154,7 +154,10 @@ impl RuleSpec {
             return Err(Fault::new("groups", "must name somebody: give groups, users or roles"));
         }
         if self.roles.contains(&Role::Auditor) {
-            return Err(Fault::new("roles", "must not name auditor: auditors read, and reach nothing"));
+            return Err(Fault::new(
+                "roles",
+                "must not name auditor: auditors read, and reach nothing",
+            ));
         }
         if self.connections.is_empty() && self.tags.is_empty() {
             return Err(Fault::new(
@@ -163,7 +166,10 @@ impl RuleSpec {
             ));
         }
         if self.modes.is_empty() {
-            return Err(Fault::new("modes", "must hold at least one of native, web, exec, runbook"));
+            return Err(Fault::new(
+                "modes",
+                "must hold at least one of native, web, exec, runbook",
+            ));
         }
         entries("groups", &self.groups)?;
         entries("users", &self.users)?;
@@ -182,7 +188,10 @@ impl RuleSpec {
             ));
         }
         if self.description.len() > DESCRIPTION_MAX_BYTES {
-            return Err(Fault::new("description", format!("must be at most {DESCRIPTION_MAX_BYTES} bytes")));
+            return Err(Fault::new(
+                "description",
+                format!("must be at most {DESCRIPTION_MAX_BYTES} bytes"),
+            ));
         }
         self.schedule.as_ref().map_or(Ok(()), Schedule::check)
     }
@@ -232,11 +241,20 @@ mod tests {
         assert_eq!(refused(|spec| spec.groups.clear()), Some("groups"));
         assert_eq!(refused(|spec| spec.roles = [Role::Auditor].into()), Some("roles"));
         assert_eq!(refused(|spec| spec.connections.clear()), Some("connections"));
-        assert_eq!(refused(|spec| spec.connections = ["a*b".into()].into()), Some("connections"));
+        assert_eq!(
+            refused(|spec| spec.connections = ["a*b".into()].into()),
+            Some("connections")
+        );
         assert_eq!(refused(|spec| spec.tags = ["".into()].into()), Some("tags"));
         assert_eq!(refused(|spec| spec.modes.clear()), Some("modes"));
-        assert_eq!(refused(|spec| spec.max_credential_s = 172_801), Some("max_credential_s"));
-        assert_eq!(refused(|spec| spec.schedule = Some(Schedule::default())), Some("schedule"));
+        assert_eq!(
+            refused(|spec| spec.max_credential_s = 172_801),
+            Some("max_credential_s")
+        );
+        assert_eq!(
+            refused(|spec| spec.schedule = Some(Schedule::default())),
+            Some("schedule")
+        );
     }
 
     #[test]

@@ -63,7 +63,10 @@ impl Schedule {
     /// `Fault` on `schedule`, saying which part is wrong.
     pub fn check(&self) -> Result<(), Fault> {
         if self.days.is_empty() {
-            return Err(Fault::new("schedule", "must have days: at least one of mon, tue, wed, thu, fri, sat, sun"));
+            return Err(Fault::new(
+                "schedule",
+                "must have days: at least one of mon, tue, wed, thu, fri, sat, sun",
+            ));
         }
         self.hours().map(|_| ())
     }
@@ -77,7 +80,10 @@ impl Schedule {
                 .ok_or_else(|| Fault::new("schedule", format!("must have {what} as HH:MM, from 00:00 to 23:59")))
         };
         let zone = self.timezone.parse().map_err(|_| {
-            Fault::new("schedule", "must have timezone as an IANA name, as Europe/Berlin or UTC")
+            Fault::new(
+                "schedule",
+                "must have timezone as an IANA name, as Europe/Berlin or UTC",
+            )
         })?;
         Ok(Hours {
             from: time(&self.from, "from")?,
@@ -157,25 +163,40 @@ mod tests {
     fn office_hours_follow_the_zone_and_its_summer() {
         let office = schedule(&WEEK, "08:00", "18:00", "Europe/Berlin");
         // 2026-11-24 is a Tuesday; Berlin is UTC+1 then, UTC+2 in July.
-        assert_eq!(office.open_until(at("2026-11-24T07:00:00Z")), Some(at("2026-11-24T17:00:00Z")));
+        assert_eq!(
+            office.open_until(at("2026-11-24T07:00:00Z")),
+            Some(at("2026-11-24T17:00:00Z"))
+        );
         assert_eq!(office.open_until(at("2026-11-24T06:59:59Z")), None);
         assert_eq!(office.open_until(at("2026-11-24T17:00:00Z")), None);
-        assert_eq!(office.open_until(at("2026-07-14T06:00:00Z")), Some(at("2026-07-14T16:00:00Z")));
+        assert_eq!(
+            office.open_until(at("2026-07-14T06:00:00Z")),
+            Some(at("2026-07-14T16:00:00Z"))
+        );
         assert_eq!(office.open_until(at("2026-11-28T10:00:00Z")), None, "a Saturday");
     }
 
     #[test]
     fn a_night_belongs_to_the_day_on_which_it_begins() {
         let night = schedule(&[Day::Fri], "22:00", "06:00", "UTC");
-        assert_eq!(night.open_until(at("2026-11-27T23:00:00Z")), Some(at("2026-11-28T06:00:00Z")));
-        assert_eq!(night.open_until(at("2026-11-28T05:59:00Z")), Some(at("2026-11-28T06:00:00Z")));
+        assert_eq!(
+            night.open_until(at("2026-11-27T23:00:00Z")),
+            Some(at("2026-11-28T06:00:00Z"))
+        );
+        assert_eq!(
+            night.open_until(at("2026-11-28T05:59:00Z")),
+            Some(at("2026-11-28T06:00:00Z"))
+        );
         assert_eq!(night.open_until(at("2026-11-27T05:00:00Z")), None, "Thursday's night");
     }
 
     #[test]
     fn windows_without_a_gap_are_one() {
         let weekdays = schedule(&WEEK, "00:00", "00:00", "UTC");
-        assert_eq!(weekdays.open_until(at("2026-11-25T12:00:00Z")), Some(at("2026-11-28T00:00:00Z")));
+        assert_eq!(
+            weekdays.open_until(at("2026-11-25T12:00:00Z")),
+            Some(at("2026-11-28T00:00:00Z"))
+        );
         let always = schedule(&ALL, "09:00", "09:00", "UTC");
         assert!(always.open_until(at("2026-11-25T12:00:00Z")) > Some(at("2026-11-30T00:00:00Z")));
     }
@@ -184,7 +205,10 @@ mod tests {
     fn a_time_that_a_day_lacks_is_the_first_after_it() {
         // Berlin, 29 March 2026: 02:00 to 03:00 does not exist.
         let gap = schedule(&ALL, "02:30", "05:00", "Europe/Berlin");
-        assert_eq!(gap.open_until(at("2026-03-29T01:00:00Z")), Some(at("2026-03-29T03:00:00Z")));
+        assert_eq!(
+            gap.open_until(at("2026-03-29T01:00:00Z")),
+            Some(at("2026-03-29T03:00:00Z"))
+        );
         assert_eq!(gap.open_until(at("2026-03-29T00:59:00Z")), None);
     }
 

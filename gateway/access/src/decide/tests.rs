@@ -102,11 +102,19 @@ fn a_rule_allows_whom_and_what_it_names() {
     let table: [(&str, bool, Case); 11] = [
         ("its group, a name with a star", true, Case::new()),
         ("its group, a whole name", true, with(|case| case.name = "billing")),
-        ("a name that only begins alike", false, with(|case| case.name = "billing2")),
+        (
+            "a name that only begins alike",
+            false,
+            with(|case| case.name = "billing2"),
+        ),
         ("another name", false, with(|case| case.name = "stage-db")),
         ("another group", false, with(|case| case.groups = vec!["dev".into()])),
         ("no group", false, with(|case| case.groups.clear())),
-        ("one of several groups", true, with(|case| case.groups.push("dev".into()))),
+        (
+            "one of several groups",
+            true,
+            with(|case| case.groups.push("dev".into())),
+        ),
         ("an admin of the group", true, with(|case| case.role = Role::Admin)),
         ("an auditor of the group", false, with(|case| case.role = Role::Auditor)),
         ("somebody who was shut out", false, with(|case| case.active = false)),
@@ -137,11 +145,13 @@ fn users_roles_and_tags_are_other_ways_to_name() {
     let nobody = |case: &mut Case| case.groups.clear();
     assert!(with(nobody).allowed(vec![rule("r", by_user)]));
     assert!(!with(nobody).allowed(vec![rule("r", by_role.clone())]));
-    assert!(with(|case| {
-        nobody(case);
-        case.role = Role::Admin;
-    })
-    .allowed(vec![rule("r", by_role)]));
+    assert!(
+        with(|case| {
+            nobody(case);
+            case.role = Role::Admin;
+        })
+        .allowed(vec![rule("r", by_role)])
+    );
     assert!(!Case::new().allowed(vec![rule("r", by_tag.clone())]));
     assert!(with(|case| case.tags = vec!["env:prod".into(), "eu".into()]).allowed(vec![rule("r", by_tag)]));
 }
@@ -172,7 +182,11 @@ fn every_condition_must_hold() {
         ),
         (
             Some(Obstacle::Network),
-            with(|case| case.using = case.using.map(|(now, _)| (now, "198.51.100.1".parse().expect("address")))),
+            with(|case| {
+                case.using = case
+                    .using
+                    .map(|(now, _)| (now, "198.51.100.1".parse().expect("address")))
+            }),
         ),
     ];
     for (obstacle, case) in table {
@@ -186,11 +200,22 @@ fn every_condition_must_hold() {
         ..strict()
     };
     let explained = Case::new().explain(vec![rule("strict", disabled)]);
-    assert!(!explained.decision.is_allowed() && explained.summary.contains("disabled"), "{}", explained.summary);
+    assert!(
+        !explained.decision.is_allowed() && explained.summary.contains("disabled"),
+        "{}",
+        explained.summary
+    );
     // A credential is made at any time from anywhere; its use is asked again.
     assert!(with(|case| case.using = None).allowed(vec![rule("strict", strict())]));
-    let mapped = with(|case| case.using = case.using.map(|(now, _)| (now, "::ffff:192.0.2.9".parse().expect("address"))));
-    assert!(mapped.allowed(vec![rule("strict", strict())]), "IPv4 in IPv6 is the same address");
+    let mapped = with(|case| {
+        case.using = case
+            .using
+            .map(|(now, _)| (now, "::ffff:192.0.2.9".parse().expect("address")))
+    });
+    assert!(
+        mapped.allowed(vec![rule("strict", strict())]),
+        "IPv4 in IPv6 is the same address"
+    );
 }
 
 #[test]
@@ -246,7 +271,10 @@ fn a_summary_says_what_would_change_it() {
         "ada may not use prod-db: the rule sre-prod allows it to the groups sre."
     );
     let auditor = with(|case| case.role = Role::Auditor).explain(vec![rule("sre-prod", sre())]);
-    assert_eq!(auditor.summary, "ada may not use prod-db: auditors read, and reach nothing.");
+    assert_eq!(
+        auditor.summary,
+        "ada may not use prod-db: auditors read, and reach nothing."
+    );
     let none = with(|case| case.name = "x").explain(vec![]);
     assert!(none.summary.contains("no rule speaks of both"), "{}", none.summary);
 }
