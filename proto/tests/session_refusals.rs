@@ -20,7 +20,7 @@ use std::collections::hash_map::Entry;
 use bytes::{BufMut, Bytes, BytesMut};
 use hoop_proto::dialogue::Dialogue;
 use hoop_proto::end::{End, Refusal};
-use hoop_proto::event::{Event, Status};
+use hoop_proto::event::{Event, Outcome, Status};
 use hoop_proto::postgres::encode::{query, ready_for_query};
 use hoop_proto::postgres::error_response::{Severity, error_response};
 use hoop_proto::postgres::session::{Limits, Session};
@@ -242,9 +242,21 @@ struct Gateway {
     late: BytesMut,
     to_client: Vec<u8>,
     judged: HashMap<u64, (String, Option<Status>)>,
+    /// What was only prepared, and what came of it.
+    prepared: HashMap<u64, Option<Status>>,
 }
 
 impl Gateway {
+    fn settle(&mut self, outcome: &Outcome) {
+        let id = outcome.statement;
+        let slot = match self.judged.get_mut(&id) {
+            Some((_, slot)) => slot,
+            None => self.prepared.get_mut(&id).unwrap(),
+        };
+        assert_eq!(*slot, None, "two outcomes of statement {id}");
+        *slot = Some(outcome.status);
+    }
+
     fn client(&mut self, bytes: &[u8]) -> Result<(), String> {
         let batch = self
             .session
@@ -252,6 +264,9 @@ impl Gateway {
             .map_err(|violation| violation.message)?;
         let mut refusals = Vec::new();
         for (index, event) in batch.events.iter().enumerate() {
+            if let Event::Prepared(statement) = event {
+                self.prepared.insert(statement.id, None);
+            }
             let Event::Statement(statement) = event else { continue };
             let text = String::from_utf8_lossy(&statement.text).into_owned();
             if is_forbidden(&text) {
@@ -262,7 +277,7 @@ impl Gateway {
         let applied = self.session.apply(batch, &refusals);
         self.to_client.extend(applied.client.concat());
         for outcome in applied.outcomes {
-            self.judged.get_mut(&outcome.statement).unwrap().1 = Some(outcome.status);
+            self.settle(&outcome);
         }
         for bytes in applied.target {
             let answer = self.model.receive(&bytes);
@@ -277,9 +292,7 @@ impl Gateway {
         self.to_client.extend_from_slice(&batch.bytes);
         for event in &batch.events {
             if let Event::Outcome(outcome) = event {
-                let slot = &mut self.judged.get_mut(&outcome.statement).unwrap().1;
-                assert_eq!(*slot, None, "two outcomes of statement {}", outcome.statement);
-                *slot = Some(outcome.status);
+                self.settle(outcome);
             }
         }
     }
@@ -344,6 +357,7 @@ proptest! {
             late: BytesMut::new(),
             to_client: Vec::new(),
             judged: HashMap::new(),
+            prepared: HashMap::new(),
         };
         let mut rest = &stream[..];
         for (size, answered) in sizes.into_iter().cycle() {
@@ -370,6 +384,9 @@ proptest! {
             if is_forbidden(text) {
                 prop_assert!(*status != Some(Status::Ok), "statement {} was refused", id);
             }
+        }
+        for (id, status) in &gateway.prepared {
+            prop_assert!(status.is_some(), "what was prepared as {} has no outcome", id);
         }
         // What the record says ran is what ran, in this order.
         let mut ran: Vec<_> = gateway.judged.iter().filter(|(_, (_, status))| *status == Some(Status::Ok)).collect();

@@ -98,7 +98,7 @@ fn nothing_that_was_typed_or_seen_is_in_the_database_or_the_folder_in_clear() {
 }
 
 #[test]
-fn after_a_crash_what_was_journalled_is_replayed_once_and_open_statements_are_unknown() {
+fn after_a_crash_what_was_journalled_is_replayed_once_and_what_was_open_is_unknown() {
     let home = Home::new();
     let (first, second, third) = home.life(async |life| {
         // One session half committed, one journalled only, one over before the crash.
@@ -113,6 +113,10 @@ fn after_a_crash_what_was_journalled_is_replayed_once_and_open_statements_are_un
             one.append(attempt(statement, &format!("select secret_{statement}")))
                 .unwrap();
         }
+        let Body::Attempt(prepared) = attempt(5, "select secret_5") else {
+            panic!()
+        };
+        one.append(Body::Prepared(prepared)).unwrap();
         two.append(attempt(1, "select secret_1")).unwrap();
         let Commit::Done = two.commit().unwrap() else { panic!() };
         drop((one, two));
@@ -133,9 +137,13 @@ fn after_a_crash_what_was_journalled_is_replayed_once_and_open_statements_are_un
                 _ => None,
             })
             .collect();
-        assert_eq!(unknown, [3, 4]);
+        assert_eq!(unknown, [3, 4, 5], "what was only prepared too");
         let row = life.store.find_session(first).await.unwrap().unwrap();
-        assert_eq!((row.end_code.as_deref(), row.statements), (Some("replica_lost"), 4));
+        assert_eq!(
+            (row.end_code.as_deref(), row.statements),
+            (Some("replica_lost"), 4),
+            "it counts as no statement"
+        );
         let row = life.store.find_session(third).await.unwrap().unwrap();
         assert_eq!(row.end_code.as_deref(), Some("client_closed"));
         assert!(files(&home.journal_dir()).is_empty(), "replayed segments are deleted");

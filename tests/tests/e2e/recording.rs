@@ -245,7 +245,10 @@ async fn a_setting_that_the_target_refuses_has_its_error_on_record() -> Result<(
     let hoop = Hoop::start().await?;
     let me = hoop.person().await?;
     let [code, message, _] = told(&me, "no-role", "-c role=nobody_at_all").await?;
-    ensure!(code == "22023" && message.contains("nobody_at_all"), "{code} {message}");
+    ensure!(
+        code == "22023" && message.contains("does not exist"),
+        "{code} {message}"
+    );
     let record = hoop.record("no-role").await?;
     let (_, outcome) = record.statement("SET role TO 'nobody_at_all'")?;
     ensure!(

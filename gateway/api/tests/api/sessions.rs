@@ -1,6 +1,6 @@
 use actix_web::http::Method;
 use hoop_proto::evidence::event::Body;
-use hoop_proto::evidence::{Attempt, Ended, Event, Outcome};
+use hoop_proto::evidence::{Attempt, Cut, Ended, Event, Input, Outcome};
 use hoop_store::changes;
 use serde_json::json;
 use uuid::Uuid;
@@ -140,6 +140,21 @@ async fn events_are_shown_decoded_and_in_pages() {
             rows: 1,
             ..Outcome::default()
         }),
+        Body::Prepared(Attempt {
+            statement: 2,
+            kind: "parse".into(),
+            text: "select 2".into(),
+            ..Attempt::default()
+        }),
+        Body::Input(Input {
+            statement: 1,
+            data: b"d\0\0\0\x061\n".as_slice().into(),
+        }),
+        Body::InputCut(Cut {
+            statement: 1,
+            rows: 7,
+            ..Cut::default()
+        }),
         Body::Ended(Ended {
             code: "client_closed".into(),
             ..Ended::default()
@@ -161,7 +176,19 @@ async fn events_are_shown_decoded_and_in_pages() {
         .get(&format!("{path}?limit=2&cursor={next}"), &rig.auditor)
         .await
         .json();
-    assert_eq!(second["items"][0]["code"], "client_closed");
-    assert_eq!(second["next"], json!(null));
+    assert_eq!(second["items"][0]["kind"], "prepared");
+    assert_eq!(second["items"][0]["statement_kind"], "parse");
+    assert_eq!(second["items"][0]["text"], "select 2");
+    assert_eq!(second["items"][1]["kind"], "input");
+    assert_eq!(second["items"][1]["text"], "1\n");
+    let next = second["next"].as_str().unwrap();
+    let third = rig
+        .get(&format!("{path}?limit=2&cursor={next}"), &rig.auditor)
+        .await
+        .json();
+    assert_eq!(third["items"][0]["kind"], "input_cut");
+    assert_eq!(third["items"][0]["rows"], 7);
+    assert_eq!(third["items"][1]["code"], "client_closed");
+    assert_eq!(third["next"], json!(null));
     rig.get(&path, &rig.member).await.problem(403);
 }
