@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::gate::{MAX_DEPTH, MAX_RESPONSE_BYTES, Markup};
+use super::gate::{MAX_ATTRIBUTES, MAX_DEPTH, MAX_RESPONSE_BYTES, MAX_TAGS, Markup};
 
 /// What a signature stands over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub enum SamlError {
     // The document.
     #[error("the SAML response is larger than {MAX_RESPONSE_BYTES} bytes")]
     TooLarge,
+    #[error("the SAML response has more than {MAX_TAGS} tags, or more than {MAX_ATTRIBUTES} attributes in one")]
+    TooComplex,
     #[error("the SAML response is not base64")]
     NotBase64,
     #[error("the SAML response is not well-formed XML of at most {MAX_DEPTH} levels")]
@@ -142,7 +144,9 @@ impl SamlError {
             Self::Denied { .. } => {
                 "look into the identity provider's log; a NameID policy is mended by name_id_format, a request that it cannot verify by importing our metadata again"
             }
-            Self::TooLarge => "let the identity provider send fewer groups: those of this application only",
+            Self::TooLarge | Self::TooComplex => {
+                "let the identity provider send fewer groups: those of this application only"
+            }
             Self::NotBase64 | Self::NotXml | Self::NotAResponse => {
                 "check that the identity provider posts to acs_url by the HTTP-POST binding"
             }

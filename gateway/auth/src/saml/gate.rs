@@ -17,6 +17,12 @@ pub const MAX_RESPONSE_BYTES: usize = 256 * 1024;
 /// Of nested elements. An ordinary response has nine (down to `InclusiveNamespaces`).
 pub const MAX_DEPTH: u32 = 32;
 
+/// Of tags. As many do not fit into a response that says something; a thousand groups make about 2,100.
+pub const MAX_TAGS: usize = 16 * 1024;
+
+/// Of attributes and namespaces in one tag. Parsers compare each with each; `saml-rs` has the same bound.
+pub const MAX_ATTRIBUTES: usize = 64;
+
 /// Four characters carry three bytes; the rest is for line ends, which MIME puts after each 76 characters.
 const MAX_BASE64_BYTES: usize = MAX_RESPONSE_BYTES / 3 * 4 + MAX_RESPONSE_BYTES / 16;
 
@@ -53,6 +59,7 @@ pub fn decode(field: &str) -> Result<String, SamlError> {
     }
     let xml = String::from_utf8(bytes).map_err(|_| SamlError::NotXml)?;
     refuse_markup(&xml)?;
+    refuse_excess(&xml)?;
     Ok(xml)
 }
 
@@ -76,6 +83,19 @@ pub(super) fn refuse_markup(xml: &str) -> Result<(), SamlError> {
             continue;
         };
         return Err(SamlError::Markup(found));
+    }
+    Ok(())
+}
+
+/// Bounds what a parser has to do. A tag lies between one `<` and the next, and each attribute has its `=`; what text
+/// adds to the count is far from the bound.
+fn refuse_excess(xml: &str) -> Result<(), SamlError> {
+    let mut tags = 0;
+    for piece in xml.split('<') {
+        tags += 1;
+        if tags > MAX_TAGS || piece.bytes().filter(|byte| *byte == b'=').count() > MAX_ATTRIBUTES {
+            return Err(SamlError::TooComplex);
+        }
     }
     Ok(())
 }

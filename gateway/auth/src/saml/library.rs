@@ -45,13 +45,14 @@ impl Library {
         saml_rs::initialize_crypto_provider()
             .map_err(|_| ConfigError::new("signing_key", "the cryptographic provider does not start; see the log"))?;
         let refused = |field| move |error: LibraryError| ConfigError::new(field, error.to_string());
-        let mut config = SpConfig::builder(EntityId::new(settings.sp_entity_id.clone()))
+        let config = SpConfig::builder(EntityId::new(settings.sp_entity_id.clone()))
             .acs_endpoint(AcsEndpoint::post(settings.acs_url.clone()).map_err(refused("acs_url"))?)
+            // Without a format the library asks for an e-mail address.
+            .name_id_format(library_format(
+                settings.name_id_format.unwrap_or(NameIdFormat::Unspecified),
+            ))
             .credentials(credentials(settings))
             .validation(policy(settings));
-        if let Some(format) = settings.name_id_format {
-            config = config.name_id_format(library_format(format));
-        }
         let config = config.build().map_err(refused("signing_key"))?;
         let idp = IdpDescriptor::from_metadata_xml_for(
             EntityId::new(settings.idp_entity_id.clone()),

@@ -16,10 +16,10 @@
 //!
 //! A response is read twice, by parsers that know nothing of each other, and must mean the same to both:
 //!
-//! 1. Ours: [`gate`] refuses by bytes what confuses parsers (document types, comments, instructions, CDATA) and by
-//!    structure what wrapping needs (a second assertion, a signature elsewhere); [`signature`] verifies with bergshamra on
-//!    that very tree; [`reader`] reads only below the node that the signature resolved to.
-//! 2. `saml-rs`, with a parser of its own, in [`library`]: it makes metadata and requests, and judges the response again.
+//! 1. Ours: `gate` refuses by bytes what confuses parsers (document types, comments, instructions, CDATA) and by
+//!    structure what wrapping needs (a second assertion, a signature elsewhere); `signature` verifies with bergshamra on
+//!    that very tree; `reader` reads only below the node that the signature resolved to.
+//! 2. `saml-rs`, with a parser of its own, in `library`: it makes metadata and requests, and judges the response again.
 //!
 //! Differences between the parser that verifies and the one that reads are how signature wrapping got past other
 //! service providers; here a difference is a refusal ([`SamlError::Disagreement`]).
@@ -44,7 +44,7 @@ use serde::{Deserialize, Serialize};
 
 pub use config::{ConfigError, IdentityProvider, NameIdFormat, SamlConfig, SigningKey};
 pub use error::{SamlError, Signed};
-pub use gate::{MAX_DEPTH, MAX_RESPONSE_BYTES, Markup};
+pub use gate::{MAX_ATTRIBUTES, MAX_DEPTH, MAX_RESPONSE_BYTES, MAX_TAGS, Markup};
 pub use metadata::MAX_METADATA_BYTES;
 pub use replay::{Asserted, ReplayCache, SignedIn};
 

@@ -14,6 +14,15 @@ const MAX_NAME_ID_CHARS: usize = 256;
 
 const BEARER: &str = "urn:oasis:names:tc:SAML:2.0:cm:bearer";
 
+/// Attributes that hold a time.
+const TIMES: [&str; 5] = [
+    "IssueInstant",
+    "AuthnInstant",
+    "NotBefore",
+    "NotOnOrAfter",
+    "SessionNotOnOrAfter",
+];
+
 /// What this response has to answer.
 pub struct Expected<'a> {
     pub settings: &'a Settings,
@@ -42,6 +51,7 @@ pub fn read(
     assertion: NodeId,
     expected: &Expected<'_>,
 ) -> Result<Claims, SamlError> {
+    check_times(document, response)?;
     check_response(document, response, expected)?;
     check_issuer(document, assertion, Signed::Assertion, expected.settings)?;
     check_conditions(document, assertion, expected)?;
@@ -186,8 +196,41 @@ fn instant(document: &Document<'_>, node: NodeId, name: &'static str) -> Result<
     let Some(text) = dom::attribute(document, node, name) else {
         return Ok(None);
     };
-    let instant = DateTime::parse_from_rfc3339(text).map_err(|_| SamlError::Incomplete(name))?;
-    Ok(Some(instant.with_timezone(&Utc)))
+    parse_utc(text).map(Some).ok_or(SamlError::Incomplete(name))
+}
+
+/// saml-core 1.3.3: times are in UTC, so they end in `Z`.
+fn parse_utc(text: &str) -> Option<DateTime<Utc>> {
+    let plain = |byte: u8| byte.is_ascii_digit() || b"-:.TZ".contains(&byte);
+    if !text.ends_with('Z') || !text.bytes().all(plain) {
+        return None;
+    }
+    DateTime::parse_from_rfc3339(text)
+        .ok()
+        .map(|instant| instant.with_timezone(&Utc))
+}
+
+/// Every time in the document is one, whether it decides something or not: `saml-rs` 0.6.1 multiplies before it looks
+/// whether digits are digits, which overflows.
+fn check_times(document: &Document<'_>, response: &Response) -> Result<(), SamlError> {
+    for node in document.descendants(response.root) {
+        for attribute in document
+            .element(node)
+            .map(|element| element.attributes.as_slice())
+            .unwrap_or_default()
+        {
+            let name = TIMES.into_iter().find(|name| *name == attribute.name.local_name);
+            if let Some(name) = name
+                && parse_utc(&attribute.value).is_none()
+            {
+                return Err(SamlError::Incomplete(name));
+            }
+        }
+    }
+    for node in [response.root, response.assertion] {
+        instant(document, node, "IssueInstant")?.ok_or(SamlError::Incomplete("IssueInstant"))?;
+    }
+    Ok(())
 }
 
 fn name_id(

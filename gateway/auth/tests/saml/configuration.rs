@@ -5,6 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hoop_auth::saml::{ConfigError, IdentityProvider, NameIdFormat, Pending, SamlConfig, SamlProvider, SigningKey};
 use rcgen::{KeyPair, RsaKeySize};
+use saml_rs::binding::deflate_raw_decode;
 use url::Url;
 
 use crate::forge::{ACS, ECDSA, Forge, IDP, SP, STRANGER, Signer, TRUSTED, VICTIM};
@@ -196,6 +197,39 @@ fn a_request_is_signed_and_keeps_the_providers_own_query() {
     public
         .verify(signed.as_bytes(), &signature)
         .expect("the signature verifies");
+}
+
+#[test]
+fn a_request_asks_for_the_configured_name_only() {
+    let asked = |name_id_format| {
+        let begun = provider(SamlConfig {
+            name_id_format,
+            ..config()
+        })
+        .begin(now())
+        .unwrap();
+        let url = Url::parse(&begun.redirect_url).unwrap();
+        let (_, request) = url.query_pairs().find(|(key, _)| key == "SAMLRequest").unwrap();
+        let deflated = STANDARD.decode(request.as_bytes()).unwrap();
+        let xml = String::from_utf8(deflate_raw_decode(&deflated).unwrap()).unwrap();
+        assert!(xml.contains(&format!(r#" ID="{}""#, begun.pending.request_id)), "{xml}");
+        xml.split("NameIDPolicy Format=\"")
+            .nth(1)
+            .unwrap()
+            .split('"')
+            .next()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(
+        asked(Some(NameIdFormat::Persistent)),
+        "urn:oasis:names:tc:SAML:2.0:nameid-format:persistent"
+    );
+    assert_eq!(
+        asked(Some(NameIdFormat::EmailAddress)),
+        "urn:oasis:names:tc:SAML:1.1:nameid-format:emailAddress"
+    );
+    assert_eq!(asked(None), "urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified");
 }
 
 #[test]

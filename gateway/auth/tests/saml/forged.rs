@@ -1,7 +1,9 @@
 //! Responses that must not sign anybody in, each refused for its own reason.
 
 use chrono::TimeDelta;
-use hoop_auth::saml::{MAX_RESPONSE_BYTES, Markup, NameIdFormat, SamlConfig, SamlError, SamlForm, Signed};
+use hoop_auth::saml::{
+    MAX_ATTRIBUTES, MAX_RESPONSE_BYTES, MAX_TAGS, Markup, NameIdFormat, SamlConfig, SamlError, SamlForm, Signed,
+};
 
 use crate::forge::{self, ATTACKER, ECDSA, ECDSA_SHA256, Forge, SHA1, STRANGER, Signer, TRUSTED, VICTIM, attribute};
 use crate::harness::{
@@ -456,8 +458,17 @@ fn size_and_depth_are_bounded() {
     );
     let deep = format!("{}{}", "<a>".repeat(33), "</a>".repeat(33));
     refused!(finish_xml(&deep), SamlError::NotXml);
-    let abyss = format!("{}{}", "<a>".repeat(30_000), "</a>".repeat(30_000));
-    refused!(finish_xml(&abyss), SamlError::NotXml);
+    let forge = |filler: String| Forge {
+        attributes: format!("{}{filler}", attribute("groups", &["sre"])),
+        ..Forge::default()
+    };
+    refused!(finish_xml(&"<a/>".repeat(MAX_TAGS)), SamlError::TooComplex);
+    let wide = |attributes: usize| {
+        let attributes: String = (0..attributes).map(|n| format!(" a{n}=\"\"")).collect();
+        finish(&forge(format!("<saml:Attribute Name=\"n\"{attributes}/>")))
+    };
+    assert!(wide(MAX_ATTRIBUTES - 1).is_ok());
+    refused!(wide(MAX_ATTRIBUTES), SamlError::TooComplex);
 }
 
 #[test]
@@ -633,6 +644,28 @@ fn times_are_checked_with_a_minute_of_difference() {
 }
 
 #[test]
+fn times_that_are_none_are_refused_wherever_they_stand() {
+    let good = Forge::default().xml();
+    for time in [
+        "2026-03-01TJ2:00:00Z",
+        "J026-03-01T12:00:00Z",
+        "2026-03-01T12:00:00+01:00",
+        "2026-03-01 12:00:00Z",
+        "",
+    ] {
+        let xml = good.replacen(forge::NOW, time, 1);
+        refused!(finish_xml(&xml), SamlError::Incomplete("IssueInstant"));
+    }
+    let without = good.replacen(&format!(r#" IssueInstant="{}""#, forge::NOW), "", 1);
+    refused!(finish_xml(&without), SamlError::Incomplete("IssueInstant"));
+    let until = Forge {
+        not_on_or_after: "2026-03-01T1J:00:00Z".into(),
+        ..Forge::default()
+    };
+    refused!(finish(&until), SamlError::Incomplete("NotOnOrAfter"));
+}
+
+#[test]
 fn the_providers_end_of_session_is_told_and_kept() {
     let with_end = |end: &str| {
         let forge = Forge::default();
@@ -682,6 +715,19 @@ fn groups_that_are_no_text_are_refused() {
         ..Forge::default()
     };
     refused!(finish(&forge), SamlError::Incomplete(_));
+}
+
+#[test]
+fn what_the_two_readers_read_differently_is_refused() {
+    // The second reader loses groups that come in several elements, one of them with several values.
+    let attributes = [attribute("groups", &["sre"]), attribute("groups", &["admin", "dev"])].concat();
+    refused!(
+        finish(&Forge {
+            attributes,
+            ..Forge::default()
+        }),
+        SamlError::Disagreement("groups")
+    );
 }
 
 #[test]

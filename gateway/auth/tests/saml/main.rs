@@ -11,5 +11,6 @@ mod configuration;
 mod forge;
 mod forged;
 mod harness;
+mod mutations;
 mod rigs;
 mod wrapping;
