@@ -64,7 +64,7 @@ pub fn decode(field: &str) -> Result<String, SamlError> {
 }
 
 /// Refuses document types, comments, instructions and CDATA. An XML declaration may stand at the very beginning.
-pub(super) fn refuse_markup(xml: &str) -> Result<(), SamlError> {
+fn refuse_markup(xml: &str) -> Result<(), SamlError> {
     let body = match xml.strip_prefix("<?xml ") {
         Some(rest) => rest,
         None => xml,

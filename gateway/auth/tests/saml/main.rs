@@ -7,10 +7,14 @@
     clippy::print_stdout
 )]
 
+mod accepted;
 mod configuration;
+mod exchange;
 mod forge;
-mod forged;
 mod harness;
+mod markup;
 mod mutations;
 mod rigs;
+mod signatures;
+mod statements;
 mod wrapping;
