@@ -2,7 +2,7 @@
 
 use hoop_auth::saml::SamlConfig;
 
-use crate::forge::{ECDSA, ECDSA_SHA256, Forge, TRUSTED, VICTIM, attribute};
+use crate::forge::{self, ECDSA, ECDSA_SHA256, Forge, Signer, TRUSTED, VICTIM, attribute};
 use crate::harness::{config, config_trusting, finish, finish_with, redeem};
 
 #[test]
@@ -97,4 +97,35 @@ fn a_thousand_groups_fit() {
         ..Forge::default()
     };
     assert_eq!(redeem(finish(&forge).unwrap()).identity.groups, Some(groups));
+}
+
+/// Signed by `xmlsec1`: the assertion's namespace as the default one, white space, typed values, inclusive prefixes, SHA-512,
+/// fractions of seconds, a second confirmation, no issuer of the response.
+#[test]
+fn a_response_of_another_style_is_read_the_same() {
+    let signer = Signer {
+        key_pem: String::new(),
+        certificate_pem: include_str!("fixtures/styled.pem").into(),
+    };
+    let xml = include_str!("fixtures/styled.xml");
+    let signed_in = redeem(finish_with(config_trusting(&[&signer]), &forge::encode(xml)).unwrap());
+    assert_eq!(signed_in.identity.subject, "Jörg-7");
+    assert_eq!(signed_in.identity.email, "");
+    assert_eq!(
+        signed_in.identity.groups,
+        Some(vec!["sre".into(), "CN=Ops & Dev,OU=x".into()])
+    );
+    assert_eq!(signed_in.session_index, "s1");
+}
+
+/// Signed by `xmlsec1` with a key on P-384.
+#[test]
+fn an_ecdsa_signature_of_another_program_is_taken() {
+    let signer = Signer {
+        key_pem: String::new(),
+        certificate_pem: include_str!("fixtures/ecdsa.pem").into(),
+    };
+    let response = forge::encode(include_str!("fixtures/ecdsa.xml"));
+    let signed_in = redeem(finish_with(config_trusting(&[&signer]), &response).unwrap());
+    assert_eq!(signed_in.identity.subject, VICTIM);
 }
