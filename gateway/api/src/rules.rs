@@ -389,6 +389,7 @@ pub struct Question {
     /// With `address`: the moment of use, RFC 3339; now where absent.
     pub at: Option<DateTime<Utc>>,
     /// The client's address. Where absent, schedules and networks are left out of the question.
+    #[param(value_type = Option<String>, example = "192.0.2.7")]
     pub address: Option<std::net::IpAddr>,
 }
 
