@@ -96,6 +96,7 @@ async fn a_target_that_closes_ends_the_session_after_its_last_bytes() {
         rig.target_says("bye\n").await;
         rig.to_gateway.eof();
         assert_eq!(rig.client_gets().await, "bye\n");
+        assert_eq!(rig.client_gets().await, "farewell: the target closed the connection\n");
         assert_eq!(rig.client_gets().await, "");
         let before = Instant::now();
         let Rig {
