@@ -8,7 +8,7 @@
     clippy::print_stdout
 )] // a test: to panic is to fail
 
-#[path = "../../tests/fuzz/src/lib.rs"]
+#[path = "../../tests/fuzz/src/postgres.rs"]
 mod entry;
 mod recording;
 
