@@ -123,14 +123,16 @@ impl Export {
 }
 
 #[derive(Args)]
-#[group(required = true, multiple = false)]
 pub struct Events {
     /// One session's.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "all", required_unless_present = "all")]
     session: Option<Uuid>,
     /// Every session's.
     #[arg(long)]
     all: bool,
+    /// An export file instead of the database's rows. Its sessions' keys are opened with this gateway's master key.
+    #[arg(long)]
+    from: Option<PathBuf>,
 }
 
 impl Events {
@@ -156,9 +158,14 @@ impl Events {
                 .map_err(std::io::Error::from)
                 .and_then(|()| out.write_all(b"\n"));
         };
-        match self.session {
-            Some(session) => read::each(&store, session, |event| line(session, event)).await?,
-            None => read::all(&store, line).await?,
+        match (&self.from, self.session) {
+            (Some(file), wanted) => read::exported(file, store.master(), |session, event| {
+                if wanted.is_none_or(|wanted| wanted == session) {
+                    line(session, event);
+                }
+            })?,
+            (None, Some(session)) => read::each(&store, session, |event| line(session, event)).await?,
+            (None, None) => read::all(&store, line).await?,
         }
         written?;
         out.flush()?;

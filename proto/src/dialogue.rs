@@ -66,6 +66,7 @@ pub trait Dialogue: 'static {
     /// A notice for the client, or `None` where it cannot be sent now (in the middle of a message).
     fn notice(&self, text: &str, hint: &str) -> Option<Bytes>;
 
-    /// The last message that the client gets: why the session ends. Empty in the middle of a message.
+    /// The last message that the client gets: why the session ends. Empty in the middle of a message, and where the two
+    /// sides have parted already: the client has said goodbye, or the target why it closes.
     fn farewell(&self, refusal: &Refusal) -> Bytes;
 }

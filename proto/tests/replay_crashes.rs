@@ -8,8 +8,10 @@
     clippy::print_stdout
 )] // a test: to panic is to fail
 
-#[path = "../../tests/fuzz/src/lib.rs"]
+#[path = "../../tests/fuzz/src/postgres.rs"]
 mod entry;
+#[path = "../../tests/fuzz/src/proxy.rs"]
+mod proxy;
 mod recording;
 
 use std::fs;
@@ -26,7 +28,7 @@ const TARGETS: [(&str, Target); 5] = [
     ("pg_connect", entry::pg_connect),
     ("pg_session_client", entry::pg_session_client),
     ("pg_session_target", entry::pg_session_target),
-    ("proxy_protocol", entry::proxy_protocol),
+    ("proxy_protocol", proxy::proxy_protocol),
 ];
 
 /// Inputs that reach deep: what clients and targets really say.

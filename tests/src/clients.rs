@@ -238,3 +238,42 @@ pub async fn run_node(login: &Login, program: &str, arguments: &[&str]) -> Resul
         .args(arguments);
     run(command, CLIENT_DEADLINE).await
 }
+
+/// Where Debian's libpostgresql-jdbc-java puts the driver.
+const JDBC_JAR: &str = "/usr/share/java/postgresql.jar";
+
+/// A Java with PostgreSQL's JDBC driver.
+#[derive(Debug)]
+pub struct Jdbc {
+    jar: PathBuf,
+}
+
+impl Jdbc {
+    /// `None` where javac or the driver is missing.
+    #[must_use]
+    pub fn find() -> Option<Self> {
+        let jar = PathBuf::from(JDBC_JAR);
+        let javac = Command::new("javac").arg("-version").output();
+        (jar.exists() && javac.is_ok_and(|said| said.status.success())).then_some(Self { jar })
+    }
+
+    /// Compiles `tests/rigs/JdbcClient.java` into a folder; answers the class path.
+    ///
+    /// # Errors
+    /// Where it does not compile.
+    pub async fn compile(&self, folder: &Path) -> Result<String> {
+        let mut command = Command::new("javac");
+        command.arg("-cp").arg(&self.jar).arg("-d").arg(folder);
+        command.arg(rig("JdbcClient.java"));
+        run(command, CLIENT_DEADLINE).await?.success()?;
+        Ok(format!("{}:{}", folder.display(), self.jar.display()))
+    }
+
+    /// Runs it with this login.
+    #[must_use]
+    pub fn command(&self, login: &Login, class_path: &str) -> Command {
+        let mut command = login.command("java");
+        command.args(["-cp", class_path, "JdbcClient"]);
+        command
+    }
+}

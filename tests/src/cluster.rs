@@ -249,6 +249,28 @@ impl Cluster {
         Ok(())
     }
 
+    /// Ends the server by a signal: `INT` is its fast shutdown, `KILL` leaves neither it nor its children time for a word.
+    ///
+    /// # Errors
+    /// Where it does not end.
+    pub async fn stop_by(&mut self, signal: &str) -> Result<()> {
+        let Some(mut server) = self.server.take() else {
+            return Ok(());
+        };
+        let children = children(server.pid())?;
+        server.signal(signal)?;
+        if signal == "KILL" {
+            // They notice within a moment that the postmaster is gone; one that has gone by then is as good.
+            for child in children {
+                let _gone = crate::process::signal(child, signal);
+            }
+        }
+        eventually("the server has ended", START_DEADLINE, async || {
+            Ok((!server.alive()).then_some(()))
+        })
+        .await
+    }
+
     /// Kills the postmaster with SIGKILL and starts the server again on the same folder.
     ///
     /// # Errors
@@ -456,6 +478,12 @@ pub fn scratch() -> Result<tempfile::TempDir> {
     }
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755))?;
     Ok(dir)
+}
+
+/// The processes that this one has started and that live.
+fn children(parent: u32) -> Result<Vec<u32>> {
+    let text = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
+    Ok(text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect())
 }
 
 /// Makes a CA and a server certificate for `localhost`; answers the CA's PEM.

@@ -489,6 +489,23 @@ impl Hoop {
         self.agents.first_mut().context("no agent")
     }
 
+    /// Starts one more agent, which dials this port of 127.0.0.1 and no other.
+    ///
+    /// # Errors
+    /// Where it cannot be started.
+    pub fn agent_through(&mut self, port: u16) -> Result<()> {
+        let number = self.agents.len() + 1;
+        let gateway = self.gateway()?;
+        let key = fs::read_to_string(&gateway.ready.agent_key_file)?;
+        let (_, old) = gateway.ready.link.rsplit_once(':').context("port")?;
+        let file = self.scratch.path().join(format!("balanced-key-{number}"));
+        fs::write(&file, key.replace(&format!(":{old}?"), &format!(":{port}?")))?;
+        let log = self.scratch.path().join(format!("balanced-{number}.log"));
+        self.agents
+            .push(Agent::start(&file, &log, self.options.agent_env.clone())?);
+        Ok(())
+    }
+
     /// All sessions, newest first.
     ///
     /// # Errors
@@ -521,11 +538,26 @@ impl Hoop {
     /// # Errors
     /// Where it fails.
     pub async fn all_events(&self) -> Result<Vec<Value>> {
-        let said = self.gateway()?.tool(&["events", "--all"]).await?.success()?;
+        self.printed(&["events", "--all"]).await
+    }
+
+    async fn printed(&self, arguments: &[&str]) -> Result<Vec<Value>> {
+        let said = self.gateway()?.tool(arguments).await?.success()?;
         said.out
             .lines()
             .map(|line| serde_json::from_str(line).with_context(|| line.to_owned()))
             .collect()
+    }
+
+    /// Writes an export, checks it with `verify`, and reads every event from it: what is shown is what was verified.
+    ///
+    /// # Errors
+    /// Where anything fails, and where `verify` finds anything.
+    pub async fn verified_events(&self, file: &Path) -> Result<Vec<Value>> {
+        let file = file.display().to_string();
+        self.gateway()?.tool(&["export", "--out", &file]).await?.success()?;
+        self.verify(&["--all", "--from", &file]).await?.success()?;
+        self.printed(&["events", "--all", "--from", &file]).await
     }
 
     /// The store's cluster, for a test that reads or changes its rows.

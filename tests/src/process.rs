@@ -173,6 +173,19 @@ pub fn signal(pid: u32, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// A process's resident memory, in KiB.
+///
+/// # Errors
+/// Where the process is gone.
+pub fn resident_kib(pid: u32) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("no VmRSS")?;
+    Ok(line.split_whitespace().next().context("no VmRSS")?.parse()?)
+}
+
 /// A file's text; what is no UTF-8 is replaced, and a missing file is empty.
 #[must_use]
 pub fn read_lossy(path: &Path) -> String {

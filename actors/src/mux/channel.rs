@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::credit::{Grant, ReceiveCredit, SendCredit, WINDOW_DECAY};
 use super::outbox::Ordered;
+use super::pace::Pace;
 use super::{LinkError, Mux};
 use crate::budget::ByteBudget;
 use crate::slot::Slot;
@@ -25,6 +26,7 @@ pub(super) struct ChannelState {
     writer: Slot,
     eof_sent: bool,
     receive: ReceiveCredit,
+    pace: Pace,
     queue: VecDeque<Waiting>,
     /// Small frames that came after those in `queue`.
     tail: BytesMut,
@@ -47,6 +49,7 @@ impl ChannelState {
             writer: Slot::default(),
             eof_sent: false,
             receive: ReceiveCredit::new(budget),
+            pace: Pace::new(Instant::now()),
             queue: VecDeque::new(),
             tail: BytesMut::new(),
             tail_frames: 0,
@@ -72,6 +75,7 @@ impl ChannelState {
                 what: "data without credit",
             });
         }
+        self.pace.received(bytes.len(), Instant::now);
         let behind = !self.queue.is_empty() || !self.tail.is_empty();
         if behind && bytes.len() < COALESCE_BYTES {
             self.tail.extend_from_slice(&bytes);
@@ -117,6 +121,33 @@ impl ChannelState {
     pub(super) fn eof(&mut self, running: Option<&Waker>) {
         self.eof_received = true;
         self.reader.wake(running);
+    }
+
+    /// The reader has run dry: a grant, where the sender waits for one.
+    fn starved(&mut self) -> Option<Grant> {
+        let allowed = self.receive.allowed();
+        let Self { receive, pace, .. } = self;
+        let grant = receive.starved(|receive| pace.limited_by(receive.window(), Instant::now()))?;
+        let now = Instant::now();
+        self.pace.granted(allowed, || now);
+        self.limited_at = Some(now);
+        Some(grant)
+    }
+
+    /// The far socket took `bytes` of what was handed over.
+    fn consumed(&mut self, bytes: usize) -> Option<Grant> {
+        let allowed = self.receive.allowed();
+        let limited_at = &mut self.limited_at;
+        let grant = self.receive.consume(bytes, || {
+            let now = Instant::now();
+            let decayed = limited_at.is_none_or(|at| now.duration_since(at) >= WINDOW_DECAY);
+            if decayed {
+                *limited_at = Some(now);
+            }
+            decayed
+        })?;
+        self.pace.granted(allowed, Instant::now);
+        Some(grant)
     }
 
     fn pop(&mut self) -> Option<Bytes> {
@@ -194,8 +225,7 @@ impl ChannelReader {
         if channel.eof_received {
             return Poll::Ready(Ok(None));
         }
-        if let Some(grant) = channel.receive.starved() {
-            channel.limited_at = Some(Instant::now());
+        if let Some(grant) = channel.starved() {
             self.mux.shared().out.grant(self.id, grant);
         }
         channel.reader.wait(cx);
@@ -210,15 +240,7 @@ impl ChannelReader {
     pub fn consumed(&mut self, bytes: usize) {
         let mut core = self.mux.core().borrow_mut();
         let Some(channel) = core.channel(self.id) else { return };
-        let limited_at = &mut channel.limited_at;
-        let grant = channel.receive.consume(bytes, || {
-            let now = Instant::now();
-            let decayed = limited_at.is_none_or(|at| now.duration_since(at) >= WINDOW_DECAY);
-            if decayed {
-                *limited_at = Some(now);
-            }
-            decayed
-        });
+        let grant = channel.consumed(bytes);
         drop(core);
         if let Some(grant) = grant {
             self.mux.shared().out.grant(self.id, grant);

@@ -2,10 +2,11 @@
 //!
 //! Credit is in bytes and in frames. Both sides assume the initial window without being told. A `Credit` frame with
 //! neither bytes nor frames is the sender's word that it waits for credit: the receiver's window then grows if its
-//! consumer has run dry, and not where the consumer is what is slow.
+//! consumer has run dry and the way is long (`pace`), and not where the consumer is what is slow.
 
 use std::time::Duration;
 
+use super::pace::Amount;
 use crate::budget::{ByteBudget, Reservation};
 
 /// The window that both sides assume at first, in bytes.
@@ -218,9 +219,9 @@ impl ReceiveCredit {
         self.wanted = true;
     }
 
-    /// The consumer found nothing to take. Answers a larger window where the sender waits for credit, the limit and
-    /// the budget allow it; all that is unreported goes with it.
-    pub(crate) fn starved(&mut self) -> Option<Grant> {
+    /// The consumer found nothing to take. Answers a larger window where the sender waits for credit, `limited` says
+    /// that a larger one is of use, and the limit and the budget allow it; all that is unreported goes with it.
+    pub(crate) fn starved(&mut self, limited: impl FnOnce(&Self) -> bool) -> Option<Grant> {
         // What was taken and not consumed means that the far socket is what is slow.
         if !self.wanted || self.bytes.delivered > 0 {
             return None;
@@ -231,7 +232,7 @@ impl ReceiveCredit {
             .window
             .min(MAX_WINDOW_BYTES.saturating_sub(self.bytes.window));
         let mut grant = Grant::default();
-        if more > 0 && self.reservation.grow(more) {
+        if more > 0 && limited(self) && self.reservation.grow(more) {
             grant.bytes = self.bytes.double(MAX_WINDOW_BYTES);
             grant.frames = self.frames.double(MAX_WINDOW_FRAMES);
         }
@@ -243,6 +244,22 @@ impl ReceiveCredit {
     /// The window now, in bytes.
     pub(crate) fn window_bytes(&self) -> u64 {
         self.bytes.window
+    }
+
+    /// The window now.
+    pub(crate) fn window(&self) -> Amount {
+        Amount {
+            bytes: self.bytes.window,
+            frames: self.frames.window,
+        }
+    }
+
+    /// What the sender may still send.
+    pub(crate) fn allowed(&self) -> Amount {
+        Amount {
+            bytes: self.bytes.allowed,
+            frames: self.frames.allowed,
+        }
     }
 }
 
@@ -315,7 +332,7 @@ mod tests {
                         receiver.want();
                         None
                     }
-                    Step::Starve => receiver.starved(),
+                    Step::Starve => receiver.starved(|_| true),
                 };
                 if let Some(grant) = grant {
                     sender.grant(grant);
@@ -375,20 +392,25 @@ mod tests {
     fn the_window_grows_only_while_it_limits_a_consumer_that_has_run_dry() {
         let budget = ByteBudget::default();
         let mut receiver = ReceiveCredit::new(&budget);
-        assert!(receiver.starved().is_none(), "the sender does not wait");
+        assert!(receiver.starved(|_| true).is_none(), "the sender does not wait");
         let mut seen = vec![];
         for _ in 0..10 {
             receiver.want();
-            receiver.starved();
+            receiver.starved(|_| true);
             seen.push(receiver.window_bytes() / 1024);
         }
         assert_eq!(seen, [512, 1024, 2048, 4096, 8192, 16384, 16384, 16384, 16384, 16384]);
+        receiver.want();
+        assert!(receiver.starved(|_| panic!("it is as large as it gets")).is_none());
+        let mut near = ReceiveCredit::new(&budget);
+        near.want();
+        assert!(near.starved(|_| false).is_none(), "the way is short");
         // A slow consumer: the sender waits, and goes on before the consumer has run dry.
         let mut slow = ReceiveCredit::new(&budget);
         assert!(slow.receive(200_000) && slow.receive(10_000));
         slow.want();
         assert!(slow.receive(1_000));
-        assert!(slow.starved().is_none());
+        assert!(slow.starved(|_| true).is_none());
     }
 
     #[test]
@@ -397,7 +419,7 @@ mod tests {
         let mut receiver = ReceiveCredit::new(&budget);
         for _ in 0..6 {
             receiver.want();
-            receiver.starved();
+            receiver.starved(|_| true);
         }
         assert_eq!(receiver.window_bytes(), MAX_WINDOW_BYTES);
         for _ in 0..10_000 {
@@ -416,7 +438,7 @@ mod tests {
         receiver.deliver(100, 1);
         assert!(receiver.consume(100, || false).is_none());
         receiver.want();
-        assert_eq!(receiver.starved(), Some(Grant { bytes: 100, frames: 1 }));
+        assert_eq!(receiver.starved(|_| true), Some(Grant { bytes: 100, frames: 1 }));
         assert_eq!(receiver.window_bytes(), INITIAL_WINDOW_BYTES);
     }
 }

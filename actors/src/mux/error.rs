@@ -30,7 +30,11 @@ impl LinkError {
     pub fn refusal(&self) -> Refusal {
         match self {
             Self::Closed(refusal) => refusal.clone(),
-            Self::Finished => Refusal::new(End::TargetClosed, "the target closed the connection", ""),
+            Self::Finished => Refusal::new(
+                End::TargetClosed,
+                "the target closed the connection",
+                "Connect again; if it goes on, ask an administrator to look at the target's log.",
+            ),
             Self::Lost(_) => Refusal::new(
                 End::LinkLost,
                 "the link to the agent was lost",

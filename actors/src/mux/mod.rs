@@ -12,6 +12,7 @@ mod credit;
 mod error;
 mod inbound;
 mod outbox;
+mod pace;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};

@@ -43,6 +43,12 @@ pub const HALF_CLOSE_LINGER: Duration = Duration::from_secs(5);
 pub const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
 /// Bytes moved in one poll before other sessions get their turn.
 const POLL_BYTES: usize = 512 * 1024;
+/// Bytes moved in one poll before the clock is looked at: what bytes cost depends on what is in them, and rows of a few
+/// bytes each cost far more than long ones.
+const POLL_UNTIMED_BYTES: usize = 16 * 1024;
+/// How long one poll may take once it has moved `POLL_UNTIMED_BYTES`, before other sessions get their turn. The link's
+/// own task is among those who wait: one that waits for seconds cannot answer its peer's pings.
+const POLL_TIME: Duration = Duration::from_millis(1);
 
 /// How long a statement may be held for a review.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,6 +136,8 @@ struct Relay<C, D, R> {
     counters: Rc<Counters>,
     /// Bytes moved in this poll.
     moved: Cell<usize>,
+    /// When this poll moved its first bytes.
+    moving_since: Cell<Instant>,
     last_activity: Cell<Instant>,
     /// The client has said its last word.
     client_ended: Cell<bool>,
@@ -171,6 +179,7 @@ where
         holds: parts.holds,
         counters: parts.counters,
         moved: Cell::new(0),
+        moving_since: Cell::new(Instant::now()),
         last_activity: Cell::new(Instant::now()),
         client_ended: Cell::new(false),
     };

@@ -12,8 +12,8 @@ use hoop_proto::event::Event;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep};
 
-use super::{POLL_BYTES, Relay, Stop, client_closed};
-use crate::mux::{ChannelReader, ChannelWriter};
+use super::{POLL_BYTES, POLL_TIME, POLL_UNTIMED_BYTES, Relay, Stop, client_closed};
+use crate::mux::{ChannelReader, ChannelWriter, LinkError};
 use crate::recorder::{Commit, Recorder};
 use crate::stage::{Direction, Held, Judgement};
 
@@ -184,12 +184,16 @@ where
         Ok(decision?)
     }
 
-    /// Target → client, until the target's end.
+    /// Target → client, until the target's end. A target that closed without a word is given one.
     pub(super) async fn to_client(&self, mut reader: ChannelReader) -> Result<(), Stop> {
         let sees_output = self.chain.interest().output;
         loop {
             let received = poll_fn(|cx| reader.poll_recv(cx)).await.map_err(Stop::Link)?;
             let Some(bytes) = received else {
+                if !self.client_ended.get() {
+                    let farewell = self.dialogue.borrow().farewell(&LinkError::Finished.refusal());
+                    self.client.borrow_mut().push(farewell);
+                }
                 poll_fn(|cx| self.client.borrow_mut().poll_shutdown(cx))
                     .await
                     .map_err(|_| client_closed())?;
@@ -246,14 +250,18 @@ where
     }
 
     fn active(&self) {
-        self.last_activity.set(Instant::now());
+        let now = Instant::now();
+        self.last_activity.set(now);
+        if self.moved.get() == 0 {
+            self.moving_since.set(now);
+        }
     }
 
-    /// Lets other sessions have their turn where this one has moved much in one poll.
+    /// Lets other sessions have their turn where this one has moved much, or taken long, in one poll.
     async fn turn(&self, bytes: usize) {
         let moved = self.moved.get() + bytes;
         self.moved.set(moved);
-        if moved < POLL_BYTES {
+        if moved < POLL_BYTES && (moved < POLL_UNTIMED_BYTES || self.moving_since.get().elapsed() < POLL_TIME) {
             return;
         }
         let mut yielded = false;

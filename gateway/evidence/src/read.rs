@@ -1,5 +1,7 @@
 //! Opens sessions' chunks again: for the API, for `events`, for a person who investigates. Needs the master key.
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
@@ -12,7 +14,9 @@ use uuid::Uuid;
 
 use crate::EvidenceError;
 use crate::arbiter::open_data_key;
+use crate::chain::ChunkRow;
 use crate::chunk;
+use crate::rows::{self, Row, SessionRow};
 
 const CHUNKS: &str = "select seq, stored from chunks where session = $1 and stored is not null order by seq";
 
@@ -60,6 +64,37 @@ pub async fn all(store: &Store, mut take: impl FnMut(Uuid, Event)) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// Every event of an export, session by session. A session whose key was destroyed is passed over.
+///
+/// # Errors
+/// `File` or `Export` where it cannot be read, `Key` and `Chunk` where a session's key or a chunk is not what was written.
+pub fn exported(path: &Path, master: &MasterKey, mut take: impl FnMut(Uuid, Event)) -> Result<(), EvidenceError> {
+    let mut keys = BTreeMap::new();
+    rows::from_export(path, |row| match row {
+        Row::Session(SessionRow {
+            id,
+            wrapped_key: Some(wrapped),
+        }) => {
+            let key = hex::decode(&wrapped)
+                .ok()
+                .and_then(|wrapped| open_data_key(master, &id, &wrapped));
+            keys.insert(id, key.ok_or(EvidenceError::Key { session: id })?);
+            Ok(())
+        }
+        Row::Chunk(ChunkRow {
+            session, seq, stored, ..
+        }) => {
+            if let Some(key) = keys.get(&session) {
+                for event in chunk::open(key, &session, seq, &stored)? {
+                    take(session, event);
+                }
+            }
+            Ok(())
+        }
+        Row::Writer(_) | Row::Checkpoint(_) | Row::Log(_) | Row::Session(_) => Ok(()),
+    })
 }
 
 pub(crate) async fn each_of(

@@ -31,9 +31,10 @@ pub const STREAM_WINDOW_BYTES: u32 = (1 << 31) - 1;
 pub const FRAME_MAX_BYTES: u32 = 512 << 10;
 /// Largest link message.
 pub const MESSAGE_MAX_BYTES: usize = 1 << 20;
-/// With `PING_TIMEOUT`, a dead peer is found within 20 s.
-pub const PING_INTERVAL: Duration = Duration::from_secs(10);
-pub const PING_TIMEOUT: Duration = Duration::from_secs(8);
+/// With `PING_TIMEOUT`, a dead peer is found within 20 s. Most of it is for the answer: a machine that is short of
+/// processor time is slow, and not dead.
+pub const PING_INTERVAL: Duration = Duration::from_secs(4);
+pub const PING_TIMEOUT: Duration = Duration::from_secs(14);
 /// Streams on one connection: sessions and registers.
 const STREAMS_MAX: u32 = 65_536;
 /// Longest TLS handshake.

@@ -125,8 +125,9 @@ pub fn authorise(
             name.to_owned()
         }
         Some(name) => {
-            let mut others = connection.databases.clone();
-            others.insert(0, connection.default_database.clone());
+            let mut allowed = vec![connection.default_database.as_str()];
+            let others = connection.databases.iter().map(String::as_str);
+            allowed.extend(others.filter(|other| *other != connection.default_database));
             return Err(Refusal::new(
                 End::DatabaseNotAllowed,
                 format!(
@@ -135,7 +136,7 @@ pub fn authorise(
                 ),
                 format!(
                     "It allows: {}. Leave the database out to get the first.",
-                    others.join(", ")
+                    allowed.join(", ")
                 ),
             ));
         }

@@ -242,6 +242,14 @@ fn sign(payload: &Payload, key: impl FnOnce(&[u8]) -> Vec<u8>) -> Result<Zeroizi
     )))
 }
 
+/// The id of the agent that a token is for, by its signature alone: it may be revoked.
+///
+/// # Errors
+/// `Invalid` where the token is malformed, or not signed by this key.
+pub fn token_agent(token: &str, key_id: &str, public_key: &[u8]) -> Result<Uuid, AgentAuthError> {
+    verify(token, key_id, public_key).map(|payload| payload.agent)
+}
+
 /// Nothing of the payload is believed before its signature is.
 fn verify(token: &str, key_id: &str, public_key: &[u8]) -> Result<Payload, AgentAuthError> {
     if token.len() > TOKEN_MAX_BYTES {

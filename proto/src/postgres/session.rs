@@ -97,6 +97,9 @@ pub struct Session {
     /// Target → client.
     pub(super) down: Flow,
     pub(super) pipeline: Pipeline,
+
+    /// The client has said Terminate, or the target FATAL: nobody waits for a last word.
+    pub(super) parted: bool,
 }
 
 impl Session {
@@ -117,6 +120,7 @@ impl Session {
             refusing: Refusing::No,
             down: Flow::default(),
             pipeline: Pipeline::new(),
+            parted: false,
         }
     }
 
@@ -337,7 +341,7 @@ impl Dialogue for Session {
     }
 
     fn farewell(&self, refusal: &Refusal) -> Bytes {
-        if self.down.at_boundary() {
+        if self.down.at_boundary() && !self.parted {
             error_response(Severity::Fatal, refusal)
         } else {
             Bytes::new()

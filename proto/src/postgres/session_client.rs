@@ -193,7 +193,10 @@ impl Session {
             b'H' => Item::Flush,
             b'c' | b'f' => Item::CopyEnd,
             // 'X'; other types do not get past `mode`.
-            _ => Item::Terminate,
+            _ => {
+                self.parted = true;
+                Item::Terminate
+            }
         })
     }
 

@@ -304,6 +304,7 @@ impl Session {
 
     fn error(&mut self, scan: &mut Scan, report: &Report, whole: Option<(usize, usize)>) {
         self.pipeline.copying = None;
+        self.parted |= report.is_fatal();
         let error = (report.code.clone(), report.message.clone());
         let refused = self
             .pipeline

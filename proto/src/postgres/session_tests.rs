@@ -568,6 +568,20 @@ fn no_notice_and_no_farewell_within_a_message() {
 }
 
 #[test]
+fn no_farewell_after_a_goodbye_of_either_side() {
+    let mut left = session();
+    assert!(left.farewell(&why()).starts_with(b"E"));
+    send(&mut left, &[Bytes::from_static(b"X\0\0\0\x04")]);
+    assert!(left.farewell(&why()).is_empty(), "the client has said Terminate");
+    let mut stopped = session();
+    stopped.target(error("42601")).unwrap();
+    assert!(stopped.farewell(&why()).starts_with(b"E"));
+    let shutdown = fatal("57P01", "terminating connection due to administrator command", "");
+    stopped.target(shutdown).unwrap();
+    assert!(stopped.farewell(&why()).is_empty(), "the target has said why");
+}
+
+#[test]
 fn what_was_not_answered_is_unknown() {
     let mut session = session();
     send(&mut session, &[query("begin"), query("select 1")]);

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| hoop_fuzz::pg_session_target(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| hoop_fuzz::postgres::pg_session_target(data));

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| hoop_fuzz::proxy_protocol(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| hoop_fuzz::proxy::proxy_protocol(data));

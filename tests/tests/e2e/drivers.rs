@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use futures_util::{SinkExt as _, TryStreamExt as _};
-use hoop_tests::clients::{Login, run_node, run_python};
+use hoop_tests::clients::{CLIENT_DEADLINE, Jdbc, Login, run_node, run_python};
 use hoop_tests::hoop::Hoop;
+use hoop_tests::process::run;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use tokio_postgres_rustls::MakeRustlsConnect;
@@ -47,6 +48,27 @@ async fn node_postgres_runs_its_whole_repertoire() -> Result<()> {
     let me = hoop.person().await?;
     for login in [me.sslmode("disable"), me] {
         run_node(&login, "node_client.mjs", &[])
+            .await?
+            .success()
+            .with_context(|| login.sslmode.clone())?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn jdbc_runs_its_whole_repertoire() -> Result<()> {
+    let Some(jdbc) = Jdbc::find() else {
+        hoop_tests::skipped(
+            "jdbc_runs_its_whole_repertoire",
+            "there is no javac or no pgjdbc; Debian's default-jdk-headless and libpostgresql-jdbc-java, or ./dev test --full",
+        );
+        return Ok(());
+    };
+    let hoop = Hoop::start().await?;
+    let classes = jdbc.compile(&hoop.scratch.path().join("classes")).await?;
+    let me = hoop.person().await?;
+    for login in [me.sslmode("disable"), me] {
+        run(jdbc.command(&login, &classes), CLIENT_DEADLINE)
             .await?
             .success()
             .with_context(|| login.sslmode.clone())?;

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use hoop_tests::cluster::STORE;
+use hoop_tests::full_only;
 use hoop_tests::hoop::{Hoop, Options, StoreKind};
 use hoop_tests::process::{Said, read_lossy};
 use hoop_tests::record::{number, text};
@@ -149,6 +150,51 @@ async fn a_large_result_is_cut_and_the_cut_says_what_was_sent() -> Result<()> {
         .map(|event| text(event, "text").lines().count())
         .sum();
     ensure!(rows == 2000, "{rows}");
+    Ok(())
+}
+
+/// What a session's results are recorded up to by default.
+const SESSION_RECORD_BYTES: u64 = 64 * 1024 * 1024;
+
+#[tokio::test]
+async fn a_session_with_many_results_is_cut_once_and_says_so() -> Result<()> {
+    full_only!("a_session_with_many_results_is_cut_once_and_says_so");
+    let hoop = Hoop::start().await?;
+    let me = hoop.person().await?.with("PGAPPNAME", "talkative");
+    // Each result just within its statement's own limit.
+    let one = "select repeat('y', 1000) from generate_series(1, 250);\n";
+    let file = hoop.scratch.path().join("many.sql");
+    std::fs::write(&file, one.repeat(300))?;
+    let said = me.psql(&["-o", "/dev/null", "-f", &file.display().to_string()]).await?;
+    said.success()?;
+    let record = hoop.record("talkative").await?;
+    let cuts: Vec<_> = record
+        .of("cut")
+        .into_iter()
+        .filter(|cut| text(cut, "limit") == "session")
+        .collect();
+    let session: Vec<_> = cuts.iter().filter(|cut| number(cut, "statement") == 0).collect();
+    ensure!(session.len() == 1, "{cuts:#?}");
+    ensure!(
+        number(session[0], "recorded_bytes") == SESSION_RECORD_BYTES,
+        "{session:#?}"
+    );
+    let recorded: u64 = record
+        .of("output")
+        .into_iter()
+        .map(|event| text(event, "text").len() as u64)
+        .sum();
+    ensure!(recorded <= SESSION_RECORD_BYTES, "{recorded}");
+    // All statements are on record, also those whose results are not, with what was sent.
+    ensure!(record.of("attempt").len() == 300 && record.of("outcome").len() == 300);
+    let totals: Vec<_> = cuts.iter().filter(|cut| text(cut, "total") == "true").collect();
+    ensure!(totals.len() > 20, "{}", totals.len());
+    for total in totals {
+        ensure!(
+            number(total, "rows") == 250 && text(total, "sha256").len() == 64,
+            "{total}"
+        );
+    }
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! PostgreSQL's own tools: pgbench, pg_dump, pg_restore.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -57,5 +58,30 @@ async fn a_dump_is_restored_through_the_gateway() -> Result<()> {
     run(pipe, DEADLINE).await?.success()?;
     let sum = "select count(*), md5(string_agg(id || v || j, ',' order by id)) from t";
     assert_eq!(me.query(sum).await?, me.database("copied").query(sum).await?);
+    Ok(())
+}
+
+/// `./dev run` uses the default ports, so this has a network of its own.
+const OWN_NETWORK: &str = "ip link set lo up && exec \"$@\"";
+
+#[tokio::test]
+async fn the_demo_runs_one_query_shows_its_record_and_ends_well() -> Result<()> {
+    let allowed = Command::new("unshare").args(["-n", "true"]).status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        hoop_tests::skipped(
+            "the_demo_runs_one_query_shows_its_record_and_ends_well",
+            "this user may not make a network namespace (unshare -n), and the default ports belong to whoever works here",
+        );
+        return Ok(());
+    }
+    let scratch = hoop_tests::cluster::scratch()?;
+    let mut demo = Command::new("unshare");
+    demo.args(["-n", "sh", "-c", OWN_NETWORK, "sh"]);
+    demo.arg(hoop_tests::binaries::profile_dir()?.join("hoop-demo"));
+    demo.arg("--dev-dir").arg(scratch.path()).arg("--once");
+    let said = run(demo, DEADLINE).await?.success()?;
+    for shown in ["SELECT id, name, email FROM customers", "attempt", "outcome", "ended"] {
+        assert!(said.out.contains(shown), "{shown} is not in:\n{}", said.out);
+    }
     Ok(())
 }

@@ -18,7 +18,9 @@ async fn a_big_result_passes_whole() {
         });
         let mut all = vec![];
         rig.client.read_to_end(&mut all).await.unwrap();
-        assert_eq!(all.len(), 500 * 60_001);
+        let farewell = b"farewell: the target closed the connection\n";
+        assert!(all.ends_with(farewell));
+        assert_eq!(all.len(), 500 * 60_001 + farewell.len());
     })
     .await;
 }
