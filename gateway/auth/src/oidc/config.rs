@@ -47,7 +47,7 @@ pub struct OidcConfig {
     pub ca_pem: Option<String>,
     /// What an ID token may be signed with.
     pub algorithms: Vec<Algorithm>,
-    /// How long one request to the provider may take, 1 to 60 s. A sign-in makes at most six.
+    /// How long one request to the provider may take, 1 to 60 s. The end of a sign-in makes at most five.
     pub deadline: Duration,
 }
 

@@ -124,6 +124,13 @@ async fn a_token_that_no_published_key_has_signed_is_refused() {
             ),
             TokenFault::Malformed,
         ),
+        (
+            Signature::Disguised(
+                Arc::clone(&known),
+                json!({ "alg": "RS256", "kid": "k1", "typ": "at+jwt" }),
+            ),
+            TokenFault::Malformed,
+        ),
     ];
     for (n, (signature, fault)) in lies.into_iter().enumerate() {
         theirs.lies().signature = signature;
