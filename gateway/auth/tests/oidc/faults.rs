@@ -23,6 +23,11 @@ fn ours(theirs: &Liar) -> OidcProvider {
     OidcProvider::new(config(&theirs.issuer)).unwrap()
 }
 
+/// A sign-in may move between threads.
+fn on_any_thread<F: Future + Send>(future: F) -> F {
+    future
+}
+
 async fn refused(theirs: &Liar) -> OidcError {
     sign_in(&ours(theirs), theirs).await.unwrap_err()
 }
@@ -33,7 +38,7 @@ async fn a_true_answer_is_taken_from_each_kind_of_key() {
     for key in [Key::rsa("r"), Key::ec("e"), Key::ed("o")] {
         theirs.lies().published.push(Arc::clone(&key));
         theirs.lies().signature = Signature::With(key);
-        let identity = sign_in(&ours(&theirs), &theirs).await.unwrap().identity;
+        let identity = on_any_thread(sign_in(&ours(&theirs), &theirs)).await.unwrap().identity;
         assert_eq!((identity.provider.as_str(), identity.subject.as_str()), ("corp", "u-1"));
         assert_eq!(identity.groups, Some(vec!["dev".to_owned()]));
     }
@@ -499,6 +504,7 @@ async fn a_refresh_is_for_the_same_person_with_or_without_an_id_token() {
     let token = Secret::new("rt-1");
     let refreshed = ours.refresh(&token, "u-1").await.unwrap();
     assert_eq!(refreshed.identity.groups, Some(vec!["dev".to_owned()]));
+    assert_eq!(refreshed.refresh_after, Some(Duration::from_secs(300)));
     assert_eq!(
         refreshed.refresh_token,
         Some(token.clone()),
