@@ -8,8 +8,10 @@ use zeroize::Zeroizing;
 pub const PASSWORD_MIN_CHARS: usize = 12;
 /// Most characters of a password, by default.
 pub const PASSWORD_MAX_CHARS: usize = 128;
-/// Unicode compatibility forms grow by this factor at most when they are normalised (U+FDFA).
-const NFKC_GROWTH: usize = 18;
+/// UTF-8 text grows by this factor at most when it is normalised (U+FDFA: 3 bytes, then 33).
+const NFKC_GROWTH: usize = 11;
+/// Longest normalised password of 128 characters, in bytes, with room to spare. What is longer is no password.
+const NORMALISED_BYTES: usize = 4_096;
 /// A repeated piece of up to so many characters is no password, however often it is repeated.
 const PIECE_MAX_CHARS: usize = 4;
 /// Shortest name that a password is searched for, in characters.
@@ -52,7 +54,8 @@ pub enum PasswordFault {
 #[must_use]
 pub fn normalise(password: &str) -> Zeroizing<String> {
     // made in one piece, so that no shorter copy is left behind in memory
-    let mut text = Zeroizing::new(String::with_capacity(password.len().saturating_mul(NFKC_GROWTH)));
+    let room = password.len().saturating_mul(NFKC_GROWTH).min(NORMALISED_BYTES);
+    let mut text = Zeroizing::new(String::with_capacity(room));
     text.extend(password.nfkc());
     text
 }

@@ -23,6 +23,15 @@ struct Budget {
     forgive: Duration,
 }
 
+/// One account from everywhere: it never waits. Past the free failures its answers are slowed.
+const ACCOUNT: Budget = Budget {
+    free: 20,
+    wait_max: Duration::ZERO,
+    forgive: Duration::from_secs(60),
+};
+const ACCOUNT_SLOW_STEP: Duration = Duration::from_millis(100);
+const ACCOUNT_SLOW_MAX: Duration = Duration::from_secs(2);
+
 /// One account from one network: 5 at once, and in the long run one in 15 minutes.
 const PAIR: Budget = Budget {
     free: 5,
@@ -41,11 +50,6 @@ const SITE: Budget = Budget {
     wait_max: Duration::from_secs(60),
     forgive: Duration::from_secs(10),
 };
-/// Failures of one account, from everywhere, before its answers are slowed.
-const ACCOUNT_FREE: u32 = 20;
-const ACCOUNT_FORGIVE: Duration = Duration::from_secs(60);
-const ACCOUNT_SLOW_STEP: Duration = Duration::from_millis(100);
-const ACCOUNT_SLOW_MAX: Duration = Duration::from_secs(2);
 /// Counts kept of each kind, at about 50 bytes.
 const COUNTS_MAX: usize = 65_536;
 /// The part of them that makes way at once, so that a flood pays for the search seldom.
@@ -77,7 +81,8 @@ pub struct Attempt {
     pub slow: Duration,
     pair: Counted,
     account: Counted,
-    networks: Vec<Counted>,
+    host: Counted,
+    site: Option<Counted>,
 }
 
 /// Too many failures.
@@ -109,11 +114,14 @@ struct Counted {
 struct Counts {
     pairs: Table,
     accounts: Table,
-    networks: Table,
+    hosts: Table,
+    sites: Table,
 }
 
+/// Counts with one budget.
 #[derive(Debug)]
 struct Table {
+    budget: Budget,
     max: usize,
     counts: HashMap<u64, Count>,
 }
@@ -132,14 +140,16 @@ impl Default for Slowdown {
 
 impl Slowdown {
     fn with_max(max: usize) -> Self {
-        let table = || Table {
+        let table = |budget| Table {
+            budget,
             max,
             counts: HashMap::new(),
         };
         let counts = Counts {
-            pairs: table(),
-            accounts: table(),
-            networks: table(),
+            pairs: table(PAIR),
+            accounts: table(ACCOUNT),
+            hosts: table(HOST),
+            sites: table(SITE),
         };
         Self {
             hasher: RandomState::new(),
@@ -154,29 +164,27 @@ impl Slowdown {
     /// How long they have to wait. Nothing is counted then.
     pub fn begin(&self, account: &str, address: Option<IpAddr>, now: Instant) -> Result<Attempt, TooMany> {
         let account = fold(account);
-        let networks = networks(address);
-        let keyed = networks.map(|n| n.map(|(network, budget)| (self.hasher.hash_one(("network", network)), budget)));
-        let host = networks.first().copied().flatten().map(|(network, _)| network);
+        let (host, site) = networks(address);
         let pair = self.hasher.hash_one(("pair", &account, host));
         let account = self.hasher.hash_one(("account", &account));
+        let host = self.hasher.hash_one(("host", host));
+        let site = site.map(|site| self.hasher.hash_one(("site", site)));
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut wait = counts.pairs.wait(pair, PAIR, now);
-        for (key, budget) in keyed.into_iter().flatten() {
-            wait = wait.max(counts.networks.wait(key, budget, now));
-        }
+        let waits = [
+            counts.pairs.wait(pair, now),
+            counts.hosts.wait(host, now),
+            site.map_or(Duration::ZERO, |site| counts.sites.wait(site, now)),
+        ];
+        let wait = waits.into_iter().max().unwrap_or_default();
         if !wait.is_zero() {
             return Err(TooMany { wait });
         }
         Ok(Attempt {
-            slow: slow(counts.accounts.level(account, ACCOUNT_FORGIVE, now)),
-            pair: counts.pairs.count(pair, PAIR.forgive, now),
-            account: counts.accounts.count(account, ACCOUNT_FORGIVE, now),
-            networks: {
-                let keyed = keyed.into_iter().flatten();
-                keyed
-                    .map(|(key, budget)| counts.networks.count(key, budget.forgive, now))
-                    .collect()
-            },
+            slow: slow(counts.accounts.level(account, now)),
+            pair: counts.pairs.count(pair, now),
+            account: counts.accounts.count(account, now),
+            host: counts.hosts.count(host, now),
+            site: site.map(|site| counts.sites.count(site, now)),
         })
     }
 
@@ -190,48 +198,59 @@ impl Slowdown {
     pub fn succeeded(&self, attempt: Attempt) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.pairs.counts.remove(&attempt.pair.key);
-        counts.accounts.take_back(attempt.account);
-        for network in attempt.networks {
-            counts.networks.take_back(network);
-        }
+        counts.take_back_shared(&attempt);
     }
 
     /// It was never judged, because something of ours failed.
     pub fn withdrawn(&self, attempt: Attempt) {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         counts.pairs.take_back(attempt.pair);
-        counts.accounts.take_back(attempt.account);
-        for network in attempt.networks {
-            counts.networks.take_back(network);
+        counts.take_back_shared(&attempt);
+    }
+}
+
+impl Counts {
+    fn take_back_shared(&mut self, attempt: &Attempt) {
+        self.accounts.take_back(attempt.account);
+        self.hosts.take_back(attempt.host);
+        if let Some(site) = attempt.site {
+            self.sites.take_back(site);
         }
     }
 }
 
 impl Table {
     /// Failures of `key` that are not forgiven yet.
-    fn level(&self, key: u64, forgive: Duration, now: Instant) -> u32 {
-        self.counts.get(&key).map_or(0, |count| count.level(forgive, now))
+    fn level(&self, key: u64, now: Instant) -> u32 {
+        self.counts
+            .get(&key)
+            .map_or(0, |count| count.level(self.budget.forgive, now))
     }
 
     /// How long `key` still has to wait.
-    fn wait(&self, key: u64, budget: Budget, now: Instant) -> Duration {
+    fn wait(&self, key: u64, now: Instant) -> Duration {
+        let Budget {
+            free,
+            wait_max,
+            forgive,
+        } = self.budget;
         let Some(count) = self.counts.get(&key) else {
             return Duration::ZERO;
         };
-        let Some(over) = count.level(budget.forgive, now).checked_sub(budget.free) else {
+        let Some(over) = count.level(forgive, now).checked_sub(free) else {
             return Duration::ZERO;
         };
-        let doubled = 1u64.checked_shl(over).map_or(budget.wait_max, Duration::from_secs);
+        let doubled = 1u64.checked_shl(over).map_or(wait_max, Duration::from_secs);
         doubled
-            .min(budget.wait_max)
+            .min(wait_max)
             .saturating_sub(now.saturating_duration_since(count.last))
     }
 
-    fn count(&mut self, key: u64, forgive: Duration, now: Instant) -> Counted {
-        self.make_room(key, forgive, now);
+    fn count(&mut self, key: u64, now: Instant) -> Counted {
+        self.make_room(key, now);
         let count = self.counts.entry(key).or_insert(Count { failures: 0, last: now });
         let before = (count.failures > 0).then_some(count.last);
-        count.failures = count.level(forgive, now).saturating_add(1);
+        count.failures = count.level(self.budget.forgive, now).saturating_add(1);
         count.last = count.last.max(now);
         Counted {
             key,
@@ -253,25 +272,24 @@ impl Table {
         }
     }
 
-    /// Lets the lowest counts go, the oldest of them first, where `key` would be one too many.
-    fn make_room(&mut self, key: u64, forgive: Duration, now: Instant) {
+    /// Lets what is forgiven go, and then the lowest counts, the oldest of them first, where `key` would be one too many.
+    fn make_room(&mut self, key: u64, now: Instant) {
         if self.counts.len() < self.max || self.counts.contains_key(&key) {
             return;
         }
+        let forgive = self.budget.forgive;
         self.counts.retain(|_, count| count.level(forgive, now) > 0);
-        if self.counts.len() < self.max {
-            return;
-        }
-        let mut order: Vec<(u32, Instant, u64)> = self
+        let kept = self.max.saturating_sub((self.max / DROPPED_PART).max(1));
+        let dropped = self.counts.len().saturating_sub(kept);
+        let ranked = self
             .counts
             .iter()
-            .map(|(key, c)| (c.level(forgive, now), c.last, *key))
-            .collect();
-        let dropped = (self.max / DROPPED_PART).max(1).min(order.len());
-        if dropped < order.len() {
-            order.select_nth_unstable(dropped);
+            .map(|(key, count)| (count.level(forgive, now), count.last, *key));
+        let mut ranked: Vec<(u32, Instant, u64)> = ranked.collect();
+        if dropped < ranked.len() {
+            ranked.select_nth_unstable(dropped);
         }
-        for (_, _, key) in order.into_iter().take(dropped) {
+        for (_, _, key) in ranked.into_iter().take(dropped) {
             self.counts.remove(&key);
         }
     }
@@ -288,30 +306,27 @@ impl Count {
 
 fn slow(failures: u32) -> Duration {
     ACCOUNT_SLOW_STEP
-        .saturating_mul(failures.saturating_sub(ACCOUNT_FREE))
+        .saturating_mul(failures.saturating_sub(ACCOUNT.free))
         .min(ACCOUNT_SLOW_MAX)
 }
 
 /// Names that a person would take for the same count as the same.
 fn fold(account: &str) -> String {
-    account
-        .nfkc()
-        .flat_map(char::to_lowercase)
-        .take(ACCOUNT_MAX_CHARS)
-        .collect()
+    let account = account.chars().take(ACCOUNT_MAX_CHARS).nfkc();
+    account.flat_map(char::to_lowercase).take(ACCOUNT_MAX_CHARS).collect()
 }
 
-/// The networks that answer for this address, the narrowest first.
-fn networks(address: Option<IpAddr>) -> [Option<((IpAddr, u32), Budget)>; 2] {
+/// The network that one subscriber has at least, and for IPv6 the one that they may have at most.
+fn networks(address: Option<IpAddr>) -> (Option<IpAddr>, Option<IpAddr>) {
     match address.map(|address| address.to_canonical()) {
-        None => [Some(((IpAddr::from([0; 4]), 0), HOST)), None],
-        Some(v4 @ IpAddr::V4(_)) => [Some(((v4, u32::BITS), HOST)), None],
+        None => (None, None),
+        Some(v4 @ IpAddr::V4(_)) => (Some(v4), None),
         Some(IpAddr::V6(v6)) => {
             let prefix = |bits: u32| {
                 let mask = u128::MAX.checked_shl(u128::BITS.saturating_sub(bits)).unwrap_or(0);
-                (IpAddr::V6((u128::from(v6) & mask).into()), bits)
+                Some(IpAddr::V6((u128::from(v6) & mask).into()))
             };
-            [Some((prefix(HOST_BITS), HOST)), Some((prefix(SITE_BITS), SITE))]
+            (prefix(HOST_BITS), prefix(SITE_BITS))
         }
     }
 }
@@ -483,7 +498,7 @@ mod tests {
                     }
                 }
                 let counts = slowdown.counts.lock().unwrap();
-                for table in [&counts.pairs, &counts.accounts, &counts.networks] {
+                for table in [&counts.pairs, &counts.accounts, &counts.hosts, &counts.sites] {
                     prop_assert!(table.counts.len() <= max);
                 }
             }
@@ -544,6 +559,29 @@ mod tests {
                 slowdown.failed(slowdown.begin("ada", v4(1), now).unwrap());
             }
             prop_assert!(slowdown.begin("ada", v4(1), now).is_err());
+        }
+    }
+
+    #[test]
+    fn a_full_table_is_searched_seldom() {
+        let max = 64;
+        let slowdown = Slowdown::with_max(max);
+        let mut now = Instant::now();
+        for n in 0..10 * u32::try_from(max).unwrap() {
+            // one a minute is forgiven just as the next comes
+            now += HOST.forgive / u32::try_from(max).unwrap();
+            slowdown.failed(slowdown.begin("ada", v4(n), now).unwrap());
+            let counts = slowdown.counts.lock().unwrap();
+            if counts.hosts.counts.len() == max {
+                let mut hosts = counts.hosts.counts.clone();
+                let mut table = Table {
+                    budget: HOST,
+                    max,
+                    counts: std::mem::take(&mut hosts),
+                };
+                table.make_room(0, now);
+                assert!(table.counts.len() <= max - max / DROPPED_PART);
+            }
         }
     }
 

@@ -33,7 +33,8 @@ pub struct OidcConfig {
     pub client_secret: Secret,
     /// How the secret is presented; `None` takes what the discovery document offers, `Basic` before `Post`.
     pub client_auth: Option<ClientAuth>,
-    /// Asked for beside `openid`, which always is. `offline_access` is what most providers give a refresh token for.
+    /// Asked for beside `openid`, which always is. Some providers give groups for `groups`, and others refuse a scope that
+    /// they do not know. `offline_access` is what most providers give a refresh token for.
     pub scopes: Vec<String>,
     /// Ask the provider to show its consent page each time. Some give a refresh token only then (OpenID Connect Core
     /// 1.0, section 11); others trouble people with it for nothing.
@@ -47,7 +48,7 @@ pub struct OidcConfig {
     pub ca_pem: Option<String>,
     /// What an ID token may be signed with.
     pub algorithms: Vec<Algorithm>,
-    /// How long one request to the provider may take, 1 to 60 s. A sign-in makes at most six.
+    /// How long one request to the provider may take, 1 to 60 s. The end of a sign-in makes at most five.
     pub deadline: Duration,
 }
 
@@ -66,7 +67,7 @@ impl OidcConfig {
             client_id: client_id.into(),
             client_secret,
             client_auth: None,
-            scopes: ["email", "profile", "groups"].map(String::from).to_vec(),
+            scopes: ["email", "profile"].map(String::from).to_vec(),
             ask_consent: false,
             groups_claim: "groups".into(),
             email_claim: "email".into(),

@@ -141,6 +141,10 @@ impl Directory {
             fetched_at: seen.fetched_at,
         });
         state.current = Some(Arc::clone(&newer));
+        tracing::info!(
+            issuer = self.issuer,
+            "fetched the provider's keys again: a token fitted none of them"
+        );
         Ok(Some(newer))
     }
 

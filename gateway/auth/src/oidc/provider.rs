@@ -22,6 +22,7 @@ use openidconnect::{
     StandardErrorResponse, StandardTokenResponse, SubjectIdentifier, UserInfoClaims, UserInfoError,
 };
 use std::sync::Arc;
+use std::time::Duration;
 use url::Url;
 
 /// How far the provider's clock may be from ours, in seconds.
@@ -90,6 +91,8 @@ pub struct SignedIn {
     pub refresh_token: Option<Secret>,
     /// For [`OidcProvider::logout_url`].
     pub id_token_hint: Option<Secret>,
+    /// How long the provider's access token lives, where it says so: a good time to refresh after.
+    pub refresh_after: Option<Duration>,
 }
 
 impl OidcProvider {
@@ -325,6 +328,7 @@ impl OidcProvider {
             identity: claims.into_identity(&self.config, subject.as_str())?,
             refresh_token: next.or_else(|| refreshed.cloned()),
             id_token_hint: hint,
+            refresh_after: tokens.expires_in(),
         })
     }
 

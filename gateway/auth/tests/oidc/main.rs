@@ -22,5 +22,7 @@ const CLIENT: &str = "gateway";
 const CLIENT_SECRET: &str = "gateway-s3cret/+:&";
 
 fn config(issuer: &str) -> OidcConfig {
-    OidcConfig::new("corp", issuer, CLIENT, Secret::new(CLIENT_SECRET), REDIRECT)
+    let mut config = OidcConfig::new("corp", issuer, CLIENT, Secret::new(CLIENT_SECRET), REDIRECT);
+    config.scopes.push("groups".into());
+    config
 }
