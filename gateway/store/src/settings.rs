@@ -143,7 +143,7 @@ pub struct Settings {
     pub idle_timeout_s: u32,
     /// Cleartext or md5 login without verified TLS.
     pub allow_cleartext_login: bool,
-    /// Members may make credentials for it; otherwise only admins may.
+    /// Every member may use it, in every way; otherwise access rules decide alone.
     pub allow_members: bool,
     pub description: String,
     pub tags: Vec<String>,
