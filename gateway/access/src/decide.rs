@@ -177,20 +177,24 @@ impl RuleSet {
     #[must_use]
     pub fn explain(&self, subject: &Subject<'_>, object: &Object<'_>, circumstances: &Circumstances) -> Explanation {
         let decision = self.decide(subject, object, circumstances);
-        let mut tried: Vec<Tried> = self
+        let mut near: Vec<(u32, &Rule, Vec<Obstacle>)> = self
             .rules
             .iter()
-            .map(|rule| Tried {
-                id: rule.id,
-                rule: rule.name.clone(),
-                obstacles: obstacles(rule, subject, object, circumstances),
+            .map(|rule| {
+                let met = obstacles(rule, subject, object, circumstances);
+                (met.iter().map(|obstacle| distance(*obstacle, rule)).sum(), rule, met)
             })
             .collect();
-        tried.sort_by(|a, b| {
-            let far = |tried: &Tried| (tried.obstacles.len(), tried.obstacles.contains(&Obstacle::Connection));
-            far(a).cmp(&far(b)).then_with(|| a.rule.cmp(&b.rule))
-        });
-        tried.truncate(EXPLAINED_RULES_MAX);
+        near.sort_by(|(far, a, _), (farther, b, _)| far.cmp(farther).then_with(|| a.name.cmp(&b.name)));
+        near.truncate(EXPLAINED_RULES_MAX);
+        let tried: Vec<Tried> = near
+            .into_iter()
+            .map(|(_, rule, obstacles)| Tried {
+                id: rule.id,
+                rule: rule.name.clone(),
+                obstacles,
+            })
+            .collect();
         let summary = self.summary(&decision, subject, object, &tried);
         Explanation {
             decision,
@@ -326,6 +330,17 @@ fn obstacles(rule: &Rule, subject: &Subject<'_>, object: &Object<'_>, circumstan
         .into_iter()
         .filter_map(|(stands, obstacle)| stands.then_some(obstacle))
         .collect()
+}
+
+/// How far an obstacle keeps a rule from allowing, for the order of an explanation: another hour or network is nearer than
+/// another group, a group nearer than another role.
+fn distance(obstacle: Obstacle, rule: &Rule) -> u32 {
+    match obstacle {
+        Obstacle::Disabled | Obstacle::Mode | Obstacle::Schedule | Obstacle::Network => 1,
+        Obstacle::Person if rule.spec.groups.is_empty() => 3,
+        Obstacle::Person => 2,
+        Obstacle::Connection => 6,
+    }
 }
 
 /// What all allowing rules together give: the most generous of each.

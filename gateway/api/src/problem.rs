@@ -260,6 +260,8 @@ refusals! {
         "422" "A member is unknown, missing or not acceptable";
     /// Of every list.
     Listed: "422" "A parameter is unknown or not acceptable";
+    /// Of what must leave somebody to administer.
+    Administered: "422" "Nobody would be left to administer";
     Missing: "404" "Not found";
     Taken: "409" "In conflict with what is";
     Versioned: "400" "If-Match cannot be read", "412" "Changed in between";

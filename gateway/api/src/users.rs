@@ -13,7 +13,7 @@ use crate::body::{BODY_MAX_BYTES, Body};
 use crate::caller::Caller;
 use crate::etag::{etag, if_match};
 use crate::page::{Page, PageQuery, query};
-use crate::problem::{Bodied, Listed, Missing, Problem, Signed, Taken, Versioned};
+use crate::problem::{Administered, Bodied, Listed, Missing, Problem, Signed, Taken, Versioned};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -222,7 +222,7 @@ pub async fn update_user(
         ("username" = String, Path, description = "The user's name"),
         ("If-Match" = Option<String>, Header, description = "Only where it still has this ETag")
     ),
-    responses((status = 204), Missing, Versioned, Listed, Signed),
+    responses((status = 204), Missing, Versioned, Administered, Signed),
     security(("bearer" = []))
 )]
 #[delete("/users/{username}")]
