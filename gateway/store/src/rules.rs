@@ -101,6 +101,14 @@ impl Store {
         Ok(self.rules())
     }
 
+    /// A change that this process made itself is known to it at once. The change stands whether it can be read again now
+    /// or only with the change log.
+    async fn follow_own_change(&self) {
+        if let Err(error) = self.refresh_rules().await {
+            tracing::warn!(%error, "the changed access rules are not read yet; they follow with the change log");
+        }
+    }
+
     /// # Errors
     /// `Invalid` naming the field, `Conflict` where the name is taken, `Unrecorded`, or the store is away.
     pub async fn create_rule(
@@ -143,7 +151,7 @@ impl Store {
         change.announce(changes::RULES_CHANGED, name);
         let payload = json!({"subject": name, "before": null, "after": rule.described()});
         change.commit(witness, "rule.create", payload).await?;
-        self.refresh_rules().await?;
+        self.follow_own_change().await;
         Ok(rule)
     }
 
@@ -182,7 +190,7 @@ impl Store {
         change.announce(changes::RULES_CHANGED, name);
         let payload = json!({"subject": name, "before": before.described(), "after": after.described()});
         change.commit(witness, "rule.update", payload).await?;
-        self.refresh_rules().await?;
+        self.follow_own_change().await;
         Ok(after)
     }
 
@@ -209,7 +217,7 @@ impl Store {
         change.announce(changes::RULES_CHANGED, name);
         let payload = json!({"subject": name, "before": before.described(), "after": null});
         change.commit(witness, "rule.delete", payload).await?;
-        self.refresh_rules().await?;
+        self.follow_own_change().await;
         Ok(())
     }
 
