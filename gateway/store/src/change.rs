@@ -131,6 +131,41 @@ pub(crate) fn conflict(error: StoreError, what: impl FnOnce() -> String) -> Stor
     }
 }
 
+/// `current` is what is stored; a change that was asked for on another version is refused.
+///
+/// # Errors
+/// `Stale`.
+pub(crate) fn check_version(
+    what: impl FnOnce() -> String,
+    current: i64,
+    wanted: Option<i64>,
+) -> Result<(), StoreError> {
+    match wanted {
+        Some(version) if version != current => Err(StoreError::Stale {
+            what: what(),
+            version: current,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// One more numbered version of the policy. `settings` `None`: deleted.
+pub(crate) async fn policy_change(
+    change: &Change<'_>,
+    kind: &str,
+    subject: &str,
+    settings: Option<&Value>,
+) -> Result<i64, StoreError> {
+    let row = change
+        .query_opt(
+            "insert into policy_versions (kind, subject, settings) values ($1, $2, $3) returning version",
+            &[(&kind, Type::TEXT), (&subject, Type::TEXT), (&settings, Type::JSONB)],
+        )
+        .await?;
+    let row = row.ok_or_else(|| StoreError::Setup("the store gave no version".into()))?;
+    get(&row, "version")
+}
+
 /// One column of a row.
 pub(crate) fn get<T: FromSqlOwned>(row: &Row, column: &'static str) -> Result<T, StoreError> {
     row.try_get(column).map_err(StoreError::query(column))

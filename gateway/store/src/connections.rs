@@ -12,7 +12,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::change::{Change, Witness, conflict, get};
+use crate::change::{Change, Witness, check_version, conflict, get, policy_change};
 use crate::names::check_label;
 use crate::names::invalid;
 pub use crate::settings::{AuditMode, Record, Settings, StoreAway, TargetTls};
@@ -187,7 +187,7 @@ impl Store {
         let mut client = self.client().await?;
         let mut change = Change::begin(&mut client, "updating a connection").await?;
         let before = locked(&change, name).await?;
-        check_version(&before, if_version)?;
+        check_version(|| described_as(name), before.version, if_version)?;
         if settings.agent != before.agent {
             check_agent(&change, &settings.agent).await?;
         }
@@ -240,7 +240,7 @@ impl Store {
         let mut client = self.client().await?;
         let mut change = Change::begin(&mut client, "deleting a connection").await?;
         let before = locked(&change, name).await?;
-        check_version(&before, if_version)?;
+        check_version(|| described_as(name), before.version, if_version)?;
         let (version, _) = new_version(&change, "delete", name, None).await?;
         change
             .query(
@@ -352,19 +352,13 @@ fn aad(id: Uuid) -> String {
     format!("connection/{id}/secret")
 }
 
-fn unknown(name: &str) -> StoreError {
-    StoreError::NotFound {
-        what: format!("connection {name}"),
-    }
+fn described_as(name: &str) -> String {
+    format!("connection {name}")
 }
 
-fn check_version(connection: &Connection, wanted: Option<i64>) -> Result<(), StoreError> {
-    match wanted {
-        Some(version) if version != connection.version => Err(StoreError::Stale {
-            what: format!("connection {}", connection.name),
-            version: connection.version,
-        }),
-        _ => Ok(()),
+fn unknown(name: &str) -> StoreError {
+    StoreError::NotFound {
+        what: described_as(name),
     }
 }
 
@@ -399,21 +393,4 @@ async fn new_version(
     let stored = stored.map_err(|e| StoreError::Setup(format!("a connection's settings: {e}")))?;
     let version = policy_change(change, &format!("connection.{kind}"), name, stored.as_ref()).await?;
     Ok((version, stored))
-}
-
-/// One more numbered version of the policy. `settings` `None`: deleted.
-pub(crate) async fn policy_change(
-    change: &Change<'_>,
-    kind: &str,
-    subject: &str,
-    settings: Option<&Value>,
-) -> Result<i64, StoreError> {
-    let row = change
-        .query_opt(
-            "insert into policy_versions (kind, subject, settings) values ($1, $2, $3) returning version",
-            &[(&kind, Type::TEXT), (&subject, Type::TEXT), (&settings, Type::JSONB)],
-        )
-        .await?;
-    let row = row.ok_or_else(|| StoreError::Setup("the store gave no version".into()))?;
-    get(&row, "version")
 }

@@ -9,7 +9,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
-use crate::change::{Change, Witness, conflict, get};
+use crate::change::{Change, Witness, check_version, conflict, get, policy_change};
 use crate::names::{check_label, invalid};
 use crate::users::PAGE_MAX;
 use crate::{Store, StoreError, changes};
@@ -262,13 +262,8 @@ async fn locked(change: &Change<'_>, name: &str, wanted: Option<i64>) -> Result<
     let sql = format!("select {RULE_COLUMNS} from access_rules r where name = $1 and deleted_at is null for update");
     let row = change.query_opt(&sql, &[(&name, Type::TEXT)]).await?;
     let found = StoredRule::from_row(&row.ok_or_else(|| unknown(name))?)?;
-    match wanted {
-        Some(version) if version != found.version => Err(StoreError::Stale {
-            what: format!("rule {name}"),
-            version: found.version,
-        }),
-        _ => Ok(found),
-    }
+    check_version(|| format!("rule {name}"), found.version, wanted)?;
+    Ok(found)
 }
 
 async fn new_version(
@@ -279,6 +274,6 @@ async fn new_version(
 ) -> Result<(i64, Option<Value>), StoreError> {
     let stored = spec.map(serde_json::to_value).transpose();
     let stored = stored.map_err(|e| StoreError::Setup(format!("an access rule: {e}")))?;
-    let version = crate::connections::policy_change(change, &format!("rule.{kind}"), name, stored.as_ref()).await?;
+    let version = policy_change(change, &format!("rule.{kind}"), name, stored.as_ref()).await?;
     Ok((version, stored))
 }

@@ -14,7 +14,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::change::{Change, Witness, conflict, get};
+use crate::change::{Change, Witness, check_version, conflict, get};
 use crate::names::{self, invalid};
 use crate::{Store, StoreError, changes};
 
@@ -352,13 +352,8 @@ async fn locked(change: &Change<'_>, username: &str, wanted: Option<i64>) -> Res
     let sql = format!("select {USER_COLUMNS} from users u where username = $1 and deleted_at is null for update");
     let row = change.query_opt(&sql, &[(&username, Type::TEXT)]).await?;
     let user = User::from_row(&row.ok_or_else(|| nobody(username))?)?;
-    match wanted {
-        Some(version) if version != user.version => Err(StoreError::Stale {
-            what: format!("user {username}"),
-            version: user.version,
-        }),
-        _ => Ok(user),
-    }
+    check_version(|| format!("user {username}"), user.version, wanted)?;
+    Ok(user)
 }
 
 /// Refuses what would leave nobody to administer. Serialised, so that two admins cannot remove each other.
