@@ -250,3 +250,13 @@ insert into access_rules (id, name, version, spec)
 select gen_random_uuid(), subject, version, settings from first;
 
 alter table users add column version bigint not null default 1;
+
+-- section 5: signing in with a password and a second factor; browser sessions
+
+-- section 6: identities that providers vouch for
+
+-- section 7: connections: several agents, limits, owners
+
+-- section 8: service accounts, personal tokens, public keys
+
+-- section 9: reading the administrative record; declared resources
