@@ -253,6 +253,56 @@ alter table users add column version bigint not null default 1;
 
 -- section 5: signing in with a password and a second factor; browser sessions
 
+-- Who is signed in from a browser. Of the cookie's value only the SHA-256 is kept. A row goes when the session ends.
+create table browser_sessions (
+    id           uuid primary key,
+    sha256       bytea not null unique check (octet_length(sha256) = 32),
+    user_id      uuid not null,
+    method       text not null,                           -- how the person signed in: password, oidc:NAME, …
+    address      text not null default '',
+    user_agent   text not null default '',
+    created_at   timestamptz not null default now(),
+    last_used_at timestamptz not null default now(),      -- to about a minute
+    expires_at   timestamptz not null
+);
+create index browser_sessions_user on browser_sessions (user_id, last_used_at);
+create index browser_sessions_expires_at on browser_sessions (expires_at);
+
+-- One-time codes by the clock (RFC 6238). Not confirmed: enrolling has begun, and signing in does not ask for it.
+create table second_factors (
+    user_id       uuid primary key,
+    secret_sealed bytea not null,                         -- AES-256-GCM under the master key, named user/<id>/totp
+    created_at    timestamptz not null default now(),
+    confirmed_at  timestamptz,
+    last_step     bigint not null default -1,             -- no code of this step or an earlier one is taken again
+    failures      integer not null default 0,             -- wrong codes since the last right one
+    failed_at     timestamptz
+);
+
+-- Each is good once: it goes when it is used.
+create table recovery_codes (
+    user_id uuid not null,
+    sha256  bytea not null check (octet_length(sha256) = 32),
+    primary key (user_id, sha256)
+);
+
+-- The password was right, the second factor is asked for. Only the SHA-256 of what names it is kept.
+create table sign_in_challenges (
+    sha256       bytea primary key check (octet_length(sha256) = 32),
+    user_id      uuid not null,
+    user_version bigint not null,                         -- a changed user begins anew
+    hold         text not null check (hold in ('cookie', 'token')),
+    attempts     integer not null default 0,
+    expires_at   timestamptz not null
+);
+create index sign_in_challenges_expires_at on sign_in_challenges (expires_at);
+
+-- The links with which the first administrator is made; all go when one is used.
+create table setup_links (
+    sha256     bytea primary key check (octet_length(sha256) = 32),
+    expires_at timestamptz not null
+);
+
 -- section 6: identities that providers vouch for
 
 -- section 7: connections: several agents, limits, owners

@@ -42,7 +42,13 @@ pub fn serve(
     control: Arc<dyn Control>,
 ) -> Result<Served> {
     let port = socket.local_addr()?.port();
-    let state = Data::new(AppState::new(store, control, public_url).behind(config.trusted_proxies.clone()));
+    if !public_url.starts_with("https://") {
+        tracing::warn!(public_url, "without https, browsers send the session's cookie in clear");
+    }
+    let state = AppState::new(store, control, public_url)
+        .behind(config.trusted_proxies.clone())
+        .with_browser_lifetimes(config.browser_lifetimes);
+    let state = Data::new(state);
     let server = HttpServer::new(move || App::new().configure(hoop_api::configure(state.clone())))
         .workers(WORKERS)
         .max_connections(CONNECTIONS_MAX)

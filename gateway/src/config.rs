@@ -3,10 +3,12 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use hoop_actors::network::Network;
+use hoop_store::browser_sessions::Lifetimes;
 use hoop_store::ca::LEAF_LIFE_DAYS;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -18,6 +20,8 @@ const JOURNAL_BUDGET_MIN_BYTES: u64 = 64 << 20;
 
 /// Most networks in `trusted_proxies`.
 const TRUSTED_PROXIES_MAX: usize = 256;
+const BROWSER_LIFE_MIN_S: u64 = 60;
+const BROWSER_LIFE_MAX_S: u64 = 30 * 86_400;
 const CERTIFICATE_LIFE_MIN_S: u64 = 6;
 const CERTIFICATE_LIFE_MAX_S: u64 = 397 * 86_400;
 
@@ -50,6 +54,8 @@ struct Raw {
     trusted_proxies: Networks,
     policy_stale_max_s: u64,
     shutdown_deadline_s: u64,
+    browser_idle_s: u64,
+    browser_session_s: u64,
     admin_user: String,
     admin_password_file: Option<PathBuf>,
     log: String,
@@ -114,6 +120,8 @@ const KEYS: &[&str] = &[
     "trusted_proxies",
     "policy_stale_max_s",
     "shutdown_deadline_s",
+    "browser_idle_s",
+    "browser_session_s",
     "admin_user",
     "admin_password_file",
     "log",
@@ -148,6 +156,8 @@ impl Default for Raw {
             trusted_proxies: Networks::Text(String::new()),
             policy_stale_max_s: 60,
             shutdown_deadline_s: 25,
+            browser_idle_s: 3_600,
+            browser_session_s: 12 * 3_600,
             admin_user: "admin".into(),
             admin_password_file: None,
             log: "info".into(),
@@ -207,6 +217,8 @@ pub struct Config {
     pub trusted_proxies: Vec<Network>,
     pub policy_stale_max_s: u64,
     pub shutdown_deadline_s: u64,
+    /// How long a browser stays signed in without and with requests.
+    pub browser_lifetimes: Lifetimes,
     pub admin_user: String,
     pub admin_password_file: Option<PathBuf>,
     pub log: String,
@@ -344,6 +356,10 @@ impl Config {
             trusted_proxies: raw.trusted_proxies.parse()?,
             policy_stale_max_s: raw.policy_stale_max_s,
             shutdown_deadline_s: raw.shutdown_deadline_s,
+            browser_lifetimes: Lifetimes {
+                idle: browser_life("browser_idle_s", raw.browser_idle_s)?,
+                absolute: browser_life("browser_session_s", raw.browser_session_s)?,
+            },
             admin_user: raw.admin_user,
             admin_password_file: raw.admin_password_file,
             log: raw.log,
@@ -373,6 +389,17 @@ fn certificate_life_s(value: u64) -> Result<u64, ConfigError> {
         key: "certificate_life_s",
         value: value.to_string(),
         wanted: "between 6 and 34300800 (397 days)",
+    })
+}
+
+fn browser_life(key: &'static str, value: u64) -> Result<Duration, ConfigError> {
+    if (BROWSER_LIFE_MIN_S..=BROWSER_LIFE_MAX_S).contains(&value) {
+        return Ok(Duration::from_secs(value));
+    }
+    Err(ConfigError::Invalid {
+        key,
+        value: value.to_string(),
+        wanted: "between 60 and 2592000 (30 days)",
     })
 }
 

@@ -1,4 +1,4 @@
-//! Who asks: the active user behind the bearer token, and what the role allows.
+//! Who asks: the active user behind the bearer token or the browser session, and what the role allows.
 
 use std::net::IpAddr;
 
@@ -6,21 +6,35 @@ use actix_web::http::header::AUTHORIZATION;
 use actix_web::{FromRequest, HttpRequest, dev, web};
 use futures_util::future::{BoxFuture, LocalBoxFuture};
 use hoop_access::{Circumstances, Decision, MODES, Mode};
+use hoop_store::browser_sessions::{BrowserSession, csrf_token};
 use hoop_store::change::Witness;
 use hoop_store::connections::Connection;
 use hoop_store::users::{Role, User};
-use serde_json::{Value, json};
+use serde_json::Value;
+use zeroize::Zeroizing;
 
 use crate::AppState;
 use crate::client_address::client_address;
 use crate::control::Control;
 use crate::problem::Problem;
+use crate::sign_in::by;
 
-const SIGN_IN: &str = "Sign in with POST /api/login and send the token as Authorization: Bearer.";
+const SIGN_IN: &str =
+    "Sign in with POST /api/login and send the token as Authorization: Bearer, or, in a browser, the session's cookie.";
+
+/// What says who the caller is.
+pub enum Means {
+    Token,
+    Browser {
+        session: BrowserSession,
+        csrf_token: Zeroizing<String>,
+    },
+}
 
 /// A signed-in user.
 pub struct Caller {
     pub user: User,
+    pub means: Means,
     pub address: Option<IpAddr>,
     state: web::Data<AppState>,
 }
@@ -83,11 +97,8 @@ pub struct CallerWitness<'a> {
 
 impl Witness for CallerWitness<'_> {
     fn record<'a>(&'a self, kind: &'static str, mut payload: Value) -> BoxFuture<'a, Result<(), String>> {
-        let user = &self.caller.user;
         if let Value::Object(members) = &mut payload {
-            let by =
-                json!({"user": user.username, "user_id": user.id, "role": user.role, "address": self.caller.address});
-            members.insert("by".into(), by);
+            members.insert("by".into(), by(Some(&self.caller.user), self.caller.address));
         }
         self.control.record(kind, payload)
     }
@@ -98,27 +109,63 @@ impl FromRequest for Caller {
     type Future = LocalBoxFuture<'static, Result<Self, Problem>>;
 
     fn from_request(request: &HttpRequest, _payload: &mut dev::Payload) -> Self::Future {
-        let state = request.app_data::<web::Data<AppState>>().cloned();
-        let token = bearer(request);
-        let address = state
-            .as_ref()
-            .and_then(|state| client_address(request, &state.trusted_proxies));
+        let request = request.clone();
         Box::pin(async move {
+            let state = request.app_data::<web::Data<AppState>>().cloned();
             let state = state.ok_or_else(|| Problem::unavailable("The API is not set up."))?;
-            let token = token.ok_or_else(|| Problem::unauthorized(SIGN_IN))?;
-            let user = state.store.token_user(&token).await?;
-            let user = user
-                .ok_or_else(|| Problem::unauthorized(format!("The token is unknown, expired or revoked. {SIGN_IN}")))?;
-            Ok(Self { user, address, state })
+            let (user, means) = authenticate(&request, &state).await?;
+            Ok(Self {
+                user,
+                means,
+                address: client_address(&request, &state.trusted_proxies),
+                state,
+            })
         })
     }
 }
 
+/// By token or by cookie, never by both: which of them was meant would be a guess.
+async fn authenticate(request: &HttpRequest, state: &AppState) -> Result<(User, Means), Problem> {
+    match (bearer(request)?, state.browsers.presented(request)?) {
+        (None, None) => Err(Problem::unauthorized(SIGN_IN)),
+        (Some(_), Some(_)) => Err(Problem::unauthorized(
+            "The request has a bearer token and a session's cookie. Send one of them.",
+        )),
+        (Some(token), None) => {
+            let user = state.store.token_user(&token).await?;
+            let unknown = || Problem::unauthorized(format!("The token is unknown, expired or revoked. {SIGN_IN}"));
+            Ok((user.ok_or_else(unknown)?, Means::Token))
+        }
+        (None, Some(cookie)) => {
+            let used = state
+                .store
+                .use_browser_session(&cookie, state.browsers.lifetimes)
+                .await?;
+            let (user, session) = used.ok_or_else(|| Problem::unauthorized("The session has ended. Sign in again."))?;
+            state.browsers.check_forgery(request, &cookie)?;
+            let csrf_token = csrf_token(&cookie);
+            Ok((user, Means::Browser { session, csrf_token }))
+        }
+    }
+}
+
 /// RFC 6750 §2.1.
-pub fn bearer(request: &HttpRequest) -> Option<zeroize::Zeroizing<String>> {
-    let value = request.headers().get(AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then(|| zeroize::Zeroizing::new(token.trim().to_owned()))
+///
+/// # Errors
+/// Where the header is there and is something else: it was meant to say who asks, so nothing else may.
+pub fn bearer(request: &HttpRequest) -> Result<Option<Zeroizing<String>>, Problem> {
+    let mut values = request.headers().get_all(AUTHORIZATION);
+    let Some(value) = values.next() else {
+        return Ok(None);
+    };
+    let (scheme, token) = value
+        .to_str()
+        .ok()
+        .and_then(|value| value.split_once(' '))
+        .unwrap_or_default();
+    if !scheme.eq_ignore_ascii_case("bearer") || values.next().is_some() {
+        let wrong = "The header Authorization must be there once, as Bearer and a token.";
+        return Err(Problem::unauthorized(wrong).of("Authorization"));
+    }
+    Ok(Some(Zeroizing::new(token.trim().to_owned())))
 }

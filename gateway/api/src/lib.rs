@@ -4,13 +4,14 @@
 //! INVARIANT: every administrative change is recorded before it is committed (`caller::CallerWitness`).
 
 mod agents;
-mod attempts;
 mod body;
+mod browser_sessions;
 mod caller;
 mod client_address;
 mod connection_view;
 mod connections;
 pub mod control;
+mod cookies;
 mod credentials;
 mod etag;
 pub mod events;
@@ -21,6 +22,7 @@ mod page;
 mod problem;
 mod rules;
 mod sessions;
+mod sign_in;
 mod system;
 mod users;
 
@@ -28,14 +30,16 @@ use std::sync::Arc;
 
 use actix_web::web;
 use hoop_actors::network::Network;
+use hoop_auth::local::Slowdown;
 use hoop_store::Store;
+use hoop_store::browser_sessions::Lifetimes;
 use utoipa_actix_web::scope;
 use utoipa_actix_web::service_config::ServiceConfig;
 
-use crate::attempts::Attempts;
 use crate::control::Control;
+use crate::cookies::Browsers;
 
-/// What every request shares. One a process: the table of failed sign-ins is in it.
+/// What every request shares. One a process: the counts of failed sign-ins are in it.
 pub struct AppState {
     pub store: Store,
     pub control: Arc<dyn Control>,
@@ -43,19 +47,29 @@ pub struct AppState {
     pub public_url: String,
     /// Proxies whose word counts for where a request comes from.
     trusted_proxies: Vec<Network>,
-    attempts: Attempts,
+    browsers: Browsers,
+    slowdown: Slowdown,
 }
 
 impl AppState {
     #[must_use]
     pub fn new(store: Store, control: Arc<dyn Control>, public_url: impl Into<String>) -> Self {
+        let public_url = public_url.into();
         Self {
             store,
             control,
-            public_url: public_url.into(),
+            browsers: Browsers::new(&public_url),
+            public_url,
             trusted_proxies: Vec::new(),
-            attempts: Attempts::default(),
+            slowdown: Slowdown::default(),
         }
+    }
+
+    /// Keeps browsers signed in for so long.
+    #[must_use]
+    pub const fn with_browser_lifetimes(mut self, lifetimes: Lifetimes) -> Self {
+        self.browsers.lifetimes = lifetimes;
+        self
     }
 
     /// Believes these proxies.
@@ -82,6 +96,11 @@ fn routes(config: &mut ServiceConfig<'_>) {
             scope::scope("/api")
                 .service(login::login)
                 .service(login::logout)
+                .service(login::current_session)
+                .service(browser_sessions::list_own)
+                .service(browser_sessions::end_own)
+                .service(browser_sessions::list_of_user)
+                .service(browser_sessions::end_of_user)
                 .service(users::me)
                 .service(users::list_users)
                 .service(users::create_user)

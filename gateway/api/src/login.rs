@@ -1,19 +1,28 @@
-//! Signing in with a local password. The answer to a wrong password and to an unknown name is the same, and as slow.
+//! Signing in with a local password, and out. The answer to a wrong password and to an unknown name is the same, and as
+//! slow.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use actix_web::{HttpRequest, HttpResponse, post, web};
+use actix_web::http::header::SET_COOKIE;
+use actix_web::{HttpRequest, HttpResponse, get, post, web};
 use chrono::{DateTime, Utc};
-use hoop_store::tokens::LOGIN_TTL_S;
+use hoop_auth::local::{Attempt, normalise};
+use hoop_store::StoreError;
+use hoop_store::users::PasswordCheck;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use crate::AppState;
 use crate::body::{BODY_MAX_BYTES, Body};
-use crate::caller::{Caller, bearer};
+use crate::caller::{Caller, Means, bearer};
 use crate::client_address::client_address;
-use crate::problem::{Bodied, Open, Problem, Signed, Throttled};
+use crate::problem::{Bodied, Open, Problem, Refused, Signed, Throttled};
+use crate::sign_in::{self, Hold, Method, SignedIn, by};
+
+/// The one answer to a wrong password and to an unknown name.
+const WRONG: &str = "The user name or the password is wrong.";
 
 /// Members that are not known are ignored here.
 #[derive(Deserialize, ToSchema)]
@@ -21,59 +30,149 @@ pub struct Login {
     username: String,
     #[schema(format = Password)]
     password: String,
-}
-
-#[derive(Serialize, ToSchema)]
-pub struct SignedIn {
-    /// For `Authorization: Bearer`. This is the only time it is shown.
-    pub token: String,
-    pub expires_at: DateTime<Utc>,
+    /// What to sign in with from then on.
+    #[serde(default)]
+    hold: Hold,
 }
 
 /// Sign in.
 #[utoipa::path(
     tag = "login",
     request_body = Login,
-    responses((status = 200, body = SignedIn), Throttled, Bodied, Open)
+    responses(
+        (
+            status = 200, body = SignedIn,
+            headers(("Set-Cookie" = Option<String>, description = "The session's cookie, where it was asked for"))
+        ),
+        Throttled, Refused, Bodied, Open
+    )
 )]
 #[post("/login")]
-pub async fn login(
-    request: HttpRequest,
-    state: web::Data<AppState>,
-    body: Body,
-) -> Result<web::Json<SignedIn>, Problem> {
+pub async fn login(request: HttpRequest, state: web::Data<AppState>, body: Body) -> Result<HttpResponse, Problem> {
+    state.browsers.check_origin(&request)?;
     let login: Login = body.json(BODY_MAX_BYTES).await?;
     let password = Zeroizing::new(login.password);
     let address = client_address(&request, &state.trusted_proxies);
+    let attempt = begin_attempt(&state, &login.username, address).await?;
+    let checked = state.store.check_password(&login.username, forms(&password)).await;
+    let user = match judged(&state, attempt, checked)? {
+        PasswordCheck::Right(user) => user,
+        PasswordCheck::Wrong(known) => {
+            let why = match &known {
+                None => "nobody has this name",
+                Some(user) if !user.active => "the account is not active",
+                Some(_) => "wrong password",
+            };
+            sign_in::failed(&state, address, known.as_ref(), &Method::Password, why).await;
+            return Err(Problem::unauthorized(WRONG));
+        }
+    };
+    let started = sign_in::start(&state, &request, &user, &Method::Password, login.hold).await?;
+    Ok(started.answer())
+}
+
+/// The forms in which a password may have been set: today's, and that of passwords set before there was one form.
+fn forms(password: &Zeroizing<String>) -> Vec<Zeroizing<String>> {
+    let normal = normalise(password);
+    if normal == *password {
+        vec![normal]
+    } else {
+        vec![normal, password.clone()]
+    }
+}
+
+/// Counts an attempt, and waits where the account is slowed.
+async fn begin_attempt(state: &AppState, account: &str, address: Option<std::net::IpAddr>) -> Result<Attempt, Problem> {
     let attempt = state
-        .attempts
-        .begin(&login.username, address, Instant::now())
-        .map_err(Problem::too_many)?;
+        .slowdown
+        .begin(account, address, Instant::now())
+        .map_err(|many| Problem::too_many(many.retry_after_s()))?;
     if !attempt.slow.is_zero() {
         tokio::time::sleep(attempt.slow).await;
     }
-    let Some(user) = state.store.check_password(&login.username, &password).await? else {
-        tracing::info!(?address, "a sign-in failed");
-        return Err(Problem::unauthorized("The user name or the password is wrong."));
-    };
-    state.attempts.succeeded(attempt);
-    let issued = state
-        .store
-        .issue_token(user.id, Duration::from_secs(LOGIN_TTL_S))
-        .await?;
-    tracing::info!(user = user.username, ?address, "signed in");
-    Ok(web::Json(SignedIn {
-        token: issued.token.to_string(),
-        expires_at: issued.expires_at,
-    }))
+    Ok(attempt)
 }
 
-/// Sign out: the token ends.
+/// Closes an attempt by what came of it.
+fn judged(
+    state: &AppState,
+    attempt: Attempt,
+    checked: Result<PasswordCheck, StoreError>,
+) -> Result<PasswordCheck, Problem> {
+    match &checked {
+        Ok(PasswordCheck::Right(_)) => state.slowdown.succeeded(attempt),
+        Ok(PasswordCheck::Wrong(_)) => state.slowdown.failed(attempt),
+        Err(_) => state.slowdown.withdrawn(attempt),
+    }
+    Ok(checked?)
+}
+
+/// Sign out: the token, or the browser session, ends.
 #[utoipa::path(tag = "login", responses((status = 204), Signed), security(("bearer" = [])))]
 #[post("/logout")]
 pub async fn logout(request: HttpRequest, caller: Caller) -> Result<HttpResponse, Problem> {
-    if let Some(token) = bearer(&request) {
-        caller.state().store.revoke_token(&token).await?;
+    let state = caller.state();
+    let mut response = HttpResponse::NoContent();
+    let mut session = None;
+    match &caller.means {
+        Means::Token => {
+            if let Some(token) = bearer(&request)? {
+                state.store.revoke_token(&token).await?;
+            }
+        }
+        Means::Browser { session: ended, .. } => {
+            state.store.sign_out(ended.id).await?;
+            session = Some(ended.id);
+            response.insert_header((SET_COOKIE, state.browsers.no_cookie()?));
+        }
     }
-    Ok(HttpResponse::NoContent().finish())
+    let payload = json!({
+        "by": by(Some(&caller.user), caller.address), "subject": caller.user.username,
+        "before": {"session": session}, "after": null,
+    });
+    sign_in::note(state, "logout", payload).await;
+    Ok(response.finish())
+}
+
+/// What the caller is signed in with.
+#[derive(Serialize, ToSchema)]
+pub struct CurrentSession {
+    hold: Hold,
+    /// How the person signed in; null with a token.
+    method: Option<String>,
+    /// For the header `X-CSRF-Token` of every request that changes something; null with a token, which needs none.
+    csrf_token: Option<String>,
+    created_at: Option<DateTime<Utc>>,
+    /// The latest end; a browser session ends before that when it is not used.
+    expires_at: Option<DateTime<Utc>>,
+    /// Seconds without a request after which a browser session ends.
+    idle_s: Option<u64>,
+}
+
+/// What the caller is signed in with, and the token that a browser's changes need.
+#[utoipa::path(
+    tag = "login",
+    responses((status = 200, body = CurrentSession), Signed),
+    security(("bearer" = []))
+)]
+#[get("/session")]
+pub async fn current_session(caller: Caller) -> web::Json<CurrentSession> {
+    web::Json(match &caller.means {
+        Means::Token => CurrentSession {
+            hold: Hold::Token,
+            method: None,
+            csrf_token: None,
+            created_at: None,
+            expires_at: None,
+            idle_s: None,
+        },
+        Means::Browser { session, csrf_token } => CurrentSession {
+            hold: Hold::Cookie,
+            method: Some(session.method.clone()),
+            csrf_token: Some(csrf_token.to_string()),
+            created_at: Some(session.created_at),
+            expires_at: Some(session.expires_at),
+            idle_s: Some(caller.state().browsers.lifetimes.idle.as_secs()),
+        },
+    })
 }

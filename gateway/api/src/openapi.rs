@@ -3,8 +3,10 @@
 use std::sync::LazyLock;
 
 use actix_web::App;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
-use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder};
+use utoipa::openapi::security::{
+    ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
+};
+use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathItem};
 use utoipa::{PartialSchema, ToSchema};
 use utoipa_actix_web::AppExt;
 
@@ -28,15 +30,33 @@ fn make() -> OpenApi {
         .scheme(HttpAuthScheme::Bearer)
         .description(Some("From POST /api/login"))
         .build();
+    let cookie = ApiKey::Cookie(ApiKeyValue::with_description(
+        "__Host-hoop_session",
+        "From POST /api/login with hold = cookie. Requests that change something need the header X-CSRF-Token too, with \
+         csrf_token of GET /api/session. Where public_url is http, the name has no __Host- in front.",
+    ));
     let components = ComponentsBuilder::new()
         .security_scheme("bearer", SecurityScheme::Http(bearer))
+        .security_scheme("cookie", SecurityScheme::ApiKey(cookie))
         .schema(Document::name(), Document::schema())
         .build();
     let base = OpenApiBuilder::new().info(info).components(Some(components)).build();
-    App::new()
+    let mut made = App::new()
         .into_utoipa_app()
         .openapi(base)
         .configure(crate::routes)
         .split_for_parts()
-        .1
+        .1;
+    made.paths.paths.values_mut().for_each(take_cookies);
+    made
+}
+
+/// Whatever takes a bearer token takes a session's cookie.
+fn take_cookies(path: &mut PathItem) {
+    let methods = [&mut path.get, &mut path.post, &mut path.put, &mut path.delete];
+    for operation in methods.into_iter().flatten() {
+        if let Some(ways) = &mut operation.security {
+            ways.push(SecurityRequirement::new("cookie", Vec::<String>::new()));
+        }
+    }
 }

@@ -251,7 +251,7 @@ macro_rules! refusals {
 
 refusals! {
     /// Of every request that must be signed in.
-    Signed: "401" "Not signed in", "403" "The role does not allow it", "500" "The gateway failed",
+    Signed: "401" "Not signed in", "403" "The role does not allow it, or a browser's request may be forged", "500" "The gateway failed",
         "503" "The store is away";
     /// Of every request without a sign-in.
     Open: "500" "The gateway failed", "503" "The store is away";
@@ -265,6 +265,8 @@ refusals! {
     Missing: "404" "Not found";
     Taken: "409" "In conflict with what is";
     Versioned: "400" "If-Match cannot be read", "412" "Changed in between";
+    /// Of what only our own pages may ask.
+    Refused: "403" "Asked from a page of another site";
     Throttled: "401" "Wrong user name or password", "429" "Too many attempts";
 }
 

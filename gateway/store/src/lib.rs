@@ -3,6 +3,7 @@
 //! It must not hold session bytes or evidence: those go through the journal (`hoop-evidence`).
 
 pub mod agents;
+pub mod browser_sessions;
 pub mod ca;
 pub mod change;
 pub mod changes;
@@ -14,6 +15,7 @@ pub mod embedded;
 pub mod installation;
 pub mod migrate;
 pub mod names;
+mod opaque;
 pub mod pool;
 mod random;
 pub mod replicas;

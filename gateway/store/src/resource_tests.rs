@@ -12,7 +12,7 @@ use crate::connections::{Secret, SecretChange};
 use crate::credentials::{CredentialState, TTL_DEFAULT_S, TTL_MAX_S};
 use crate::seal::MasterKey;
 use crate::settings::Settings;
-use crate::users::{Role, User};
+use crate::users::{PasswordCheck, Role, User};
 use crate::{Store, StoreError, changes, testing};
 
 const PASSWORD: &str = "correct horse battery";
@@ -44,22 +44,24 @@ async fn a_password_signs_in_its_active_owner_only() {
     };
     let ada = person(&store, "Ada", Role::Member).await;
     assert_eq!(ada.username, "ada");
-    assert_eq!(store.check_password("ADA", PASSWORD).await.unwrap(), Some(ada));
-    assert_eq!(store.check_password("ada", "wrong").await.unwrap(), None);
-    assert_eq!(
-        store
-            .check_password("nobody", "nobody has this password")
-            .await
-            .unwrap(),
-        None
-    );
-    assert_eq!(store.check_password("", "").await.unwrap(), None);
+    let check = async |name: &str, forms: &[&str]| {
+        let forms = forms.iter().map(|form| Zeroizing::new((*form).to_owned())).collect();
+        store.check_password(name, forms).await.unwrap()
+    };
+    let (right, wrong) = (PasswordCheck::Right(ada.clone()), PasswordCheck::Wrong(Some(ada)));
+    assert_eq!(check("ADA", &[PASSWORD]).await, right);
+    assert_eq!(check("ada", &["another form", PASSWORD]).await, right);
+    assert_eq!(check("ada", &["wrong"]).await, wrong);
+    assert_eq!(check("ada", &[]).await, wrong);
+    let nobody = PasswordCheck::Wrong(None);
+    assert_eq!(check("nobody", &["nobody has this password"]).await, nobody);
+    assert_eq!(check("", &[""]).await, nobody);
     assert!(matches!(
         store.create_user("ada", PASSWORD, Role::Admin, "", &Unrecorded).await,
         Err(StoreError::Conflict { .. })
     ));
     sql(&store, "update users set active = false").await;
-    assert_eq!(store.check_password("ada", PASSWORD).await.unwrap(), None);
+    assert!(matches!(check("ada", &[PASSWORD]).await, PasswordCheck::Wrong(Some(_))));
 }
 
 #[tokio::test]

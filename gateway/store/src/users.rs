@@ -16,7 +16,7 @@ use zeroize::Zeroizing;
 
 use crate::change::{Change, Witness, check_version, conflict, get};
 use crate::names::{self, invalid};
-use crate::{Store, StoreError, changes};
+use crate::{Store, StoreError, browser_sessions, changes};
 
 /// Fewest characters of a password that is set.
 pub const PASSWORD_MIN_CHARS: usize = 12;
@@ -92,6 +92,15 @@ impl User {
             "active": self.active,
         })
     }
+}
+
+/// What looking at a password came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PasswordCheck {
+    /// The active user whose password this is.
+    Right(User),
+    /// Nobody signs in with it. Whose name was given, for the record and nobody else.
+    Wrong(Option<User>),
 }
 
 /// What an update sets of a user.
@@ -195,6 +204,9 @@ impl Store {
             )
             .await?;
         let after = User::from_row(&row.ok_or_else(|| nobody(&username))?)?;
+        if !after.active {
+            browser_sessions::end_all(&change, before.id).await?;
+        }
         change.announce(changes::USER_CHANGED, before.id.to_string());
         let payload = json!({"subject": username, "before": before.described(), "after": after.described()});
         change.commit(witness, "user.update", payload).await?;
@@ -224,12 +236,13 @@ impl Store {
                    version = version + 1 where id = $1";
         change.query(sql, id).await?;
         change.query("delete from api_tokens where user_id = $1", id).await?;
+        browser_sessions::end_all(&change, before.id).await?;
         change.announce(changes::USER_CHANGED, before.id.to_string());
         let payload = json!({"subject": username, "before": before.described(), "after": null});
         change.commit(witness, "user.delete", payload).await
     }
 
-    /// Sets a password, and ends every token of its user.
+    /// Sets a password, and ends every token and browser session of its user.
     ///
     /// # Errors
     /// `NotFound`, `Invalid` (password), `Unrecorded`, or the store is away.
@@ -250,6 +263,7 @@ impl Store {
         change
             .query("delete from api_tokens where user_id = $1", &[(&user.id, Type::UUID)])
             .await?;
+        browser_sessions::end_all(&change, user.id).await?;
         let payload = json!({"subject": username, "before": null, "after": {"id": user.id, "password": "replaced"}});
         change.commit(witness, "user.password", payload).await
     }
@@ -264,12 +278,16 @@ impl Store {
         rows.iter().map(User::from_row).collect()
     }
 
-    /// The active user with this name and password. `None`, after the same work, for a wrong password, an unknown
-    /// name, and a user who may not sign in.
+    /// Looks at a password, in the forms in which it may have been set (each is compared, whichever fits). For an unknown
+    /// name, and for a user without a password or who may not sign in, the same work is done.
     ///
     /// # Errors
     /// `Away` where the store is, or where too many passwords are being checked.
-    pub async fn check_password(&self, username: &str, password: &str) -> Result<Option<User>, StoreError> {
+    pub async fn check_password(
+        &self,
+        username: &str,
+        forms: Vec<Zeroizing<String>>,
+    ) -> Result<PasswordCheck, StoreError> {
         let name = names::username(username).unwrap_or_default();
         let sql =
             format!("select {USER_COLUMNS}, u.password_hash from users u where username = $1 and deleted_at is null");
@@ -278,19 +296,21 @@ impl Store {
             Some(row) => (Some(User::from_row(row)?), get::<Option<String>>(row, "password_hash")?),
             None => (None, None),
         };
-        let bounded = password.len() <= PASSWORD_MAX_BYTES;
-        let password = Zeroizing::new(if bounded {
-            password.as_bytes().to_vec()
-        } else {
-            Vec::new()
-        });
-        let known = stored.is_some();
-        let matches = blocking(move || {
+        let has_password = stored.is_some();
+        let fits = blocking(move || {
             let stored = stored.or_else(|| NOBODY.clone()).unwrap_or_default();
-            Argon2::default().verify_password(&password, stored.as_str()).is_ok()
+            let fits = |form: &Zeroizing<String>| {
+                let bounded = form.len() <= PASSWORD_MAX_BYTES;
+                let form = if bounded { form.as_bytes() } else { b"" };
+                Argon2::default().verify_password(form, stored.as_str()).is_ok() && bounded
+            };
+            forms.iter().filter(|form| fits(form)).count() > 0
         })
         .await?;
-        Ok(user.filter(|user| matches && known && bounded && user.active))
+        Ok(match user {
+            Some(user) if fits && has_password && user.active => PasswordCheck::Right(user),
+            known => PasswordCheck::Wrong(known),
+        })
     }
 
     /// # Errors

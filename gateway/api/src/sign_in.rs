@@ -1,0 +1,205 @@
+//! What a proven identity becomes, whoever proved it: a browser session or a token, recorded before it is handed out.
+//!
+//! INVARIANT: no record and no log line holds what was typed as a name that nobody has, for it may be a password.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use actix_web::http::header::{LOCATION, SET_COOKIE, USER_AGENT};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use chrono::{DateTime, Utc};
+use hoop_store::browser_sessions::{NewBrowserSession, csrf_token};
+use hoop_store::tokens::LOGIN_TTL_S;
+use hoop_store::users::User;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::AppState;
+use crate::client_address::client_address;
+use crate::problem::Problem;
+
+/// How somebody proved who they are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Method {
+    Password,
+    /// `oidc` or `saml`, and our name of the provider.
+    #[allow(dead_code)] // no provider has routes yet
+    Provider(&'static str, String),
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Password => f.write_str("password"),
+            Self::Provider(protocol, name) => write!(f, "{protocol}:{name}"),
+        }
+    }
+}
+
+/// What the person holds afterwards.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Hold {
+    /// A bearer token, in the answer.
+    #[default]
+    Token,
+    /// A session's cookie, for browsers.
+    Cookie,
+}
+
+#[derive(Serialize, ToSchema)]
+pub struct SignedIn {
+    /// For `Authorization: Bearer`. This is the only time it is shown. Absent where a cookie was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// For the header `X-CSRF-Token`. Absent where a token was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub csrf_token: Option<String>,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// A sign-in that succeeded, to be answered.
+pub struct Started {
+    pub signed_in: SignedIn,
+    /// The browser session, where there is one.
+    #[allow(dead_code)] // no provider has routes yet
+    pub session: Option<Uuid>,
+    cookie: Option<actix_web::http::header::HeaderValue>,
+}
+
+impl Started {
+    /// 200, with the cookie.
+    pub fn answer(self) -> HttpResponse {
+        let mut response = HttpResponse::Ok();
+        set_cookie(&mut response, self.cookie);
+        response.json(self.signed_in)
+    }
+
+    /// 303 to a page of ours, with the cookie: for providers that send the browser back.
+    #[allow(dead_code)] // no provider has routes yet
+    pub fn redirect(self, to: &str) -> HttpResponse {
+        let mut response = HttpResponse::SeeOther();
+        set_cookie(&mut response, self.cookie);
+        response.insert_header((LOCATION, to)).finish()
+    }
+}
+
+fn set_cookie(response: &mut HttpResponseBuilder, cookie: Option<actix_web::http::header::HeaderValue>) {
+    if let Some(cookie) = cookie {
+        response.insert_header((SET_COOKIE, cookie));
+    }
+}
+
+/// Signs in `user`, who has proved who they are by `method`. The session that the browser had before ends.
+///
+/// # Errors
+/// 401 where the user may not sign in, or was changed meanwhile; the store's; where it cannot be recorded.
+pub async fn start(
+    state: &AppState,
+    request: &HttpRequest,
+    user: &User,
+    method: &Method,
+    hold: Hold,
+) -> Result<Started, Problem> {
+    let address = client_address(request, &state.trusted_proxies);
+    if !user.active {
+        failed(state, address, Some(user), method, "the account is not active").await;
+        return Err(Problem::unauthorized(
+            "This account may not sign in. Ask an administrator.",
+        ));
+    }
+    let id = Uuid::now_v7();
+    let session = (hold == Hold::Cookie).then_some(id);
+    let payload = json!({
+        "by": by(Some(user), address), "subject": user.username, "before": null,
+        "after": {"method": method.to_string(), "hold": hold, "session": session},
+    });
+    state
+        .control
+        .record("login.succeeded", payload)
+        .await
+        .map_err(hoop_store::StoreError::Unrecorded)?;
+    tracing::info!(user = user.username, ?address, %method, "signed in");
+    match hold {
+        Hold::Token => start_token(state, user).await,
+        Hold::Cookie => start_browser(state, request, user, &method.to_string(), id, address).await,
+    }
+}
+
+async fn start_token(state: &AppState, user: &User) -> Result<Started, Problem> {
+    let life = Duration::from_secs(LOGIN_TTL_S);
+    let issued = state.store.issue_token(user.id, life).await?;
+    Ok(Started {
+        signed_in: SignedIn {
+            token: Some(issued.token.to_string()),
+            csrf_token: None,
+            expires_at: issued.expires_at,
+        },
+        session: None,
+        cookie: None,
+    })
+}
+
+async fn start_browser(
+    state: &AppState,
+    request: &HttpRequest,
+    user: &User,
+    method: &str,
+    id: Uuid,
+    address: Option<IpAddr>,
+) -> Result<Started, Problem> {
+    let user_agent = request.headers().get(USER_AGENT);
+    // two cookies: which is whose is not known, and neither is ended
+    let replaces = state.browsers.presented(request).unwrap_or_default();
+    let new = NewBrowserSession {
+        id,
+        user,
+        method,
+        address,
+        user_agent: user_agent.and_then(|value| value.to_str().ok()).unwrap_or_default(),
+        lifetimes: state.browsers.lifetimes,
+        replaces: replaces.as_ref().map(|cookie| cookie.as_str()),
+    };
+    let begun = state.store.begin_browser_session(new).await?;
+    let begun = begun.ok_or_else(|| Problem::unauthorized("The account was changed meanwhile. Sign in again."))?;
+    Ok(Started {
+        signed_in: SignedIn {
+            token: None,
+            csrf_token: Some(csrf_token(&begun.cookie).to_string()),
+            expires_at: begun.session.expires_at,
+        },
+        session: Some(begun.session.id),
+        cookie: Some(state.browsers.cookie(&begun.cookie)?),
+    })
+}
+
+/// Records that a sign-in failed. `known` is whose account it was, if anybody's; `why` is for auditors, and the person at
+/// the browser must not be told it where it would say which accounts there are. It is refused whether or not this can be
+/// recorded.
+pub async fn failed(state: &AppState, address: Option<IpAddr>, known: Option<&User>, method: &Method, why: &str) {
+    let username = known.map(|user| user.username.as_str());
+    let payload = json!({
+        "by": by(None, address), "subject": username, "before": null,
+        "after": {"method": method.to_string(), "why": why},
+    });
+    tracing::info!(?address, %method, why, "a sign-in failed");
+    note(state, "login.failed", payload).await;
+}
+
+/// Records what is done whether or not it can be recorded.
+pub async fn note(state: &AppState, kind: &'static str, payload: Value) {
+    if let Err(error) = state.control.record(kind, payload).await {
+        tracing::error!(kind, error, "a record is missing");
+    }
+}
+
+/// Who did it, as `CallerWitness` writes it.
+pub fn by(user: Option<&User>, address: Option<IpAddr>) -> Value {
+    match user {
+        Some(user) => json!({"user": user.username, "user_id": user.id, "role": user.role, "address": address}),
+        None => json!({"user": null, "user_id": null, "role": null, "address": address}),
+    }
+}
