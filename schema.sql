@@ -309,4 +309,9 @@ create table setup_links (
 
 -- section 8: service accounts, personal tokens, public keys
 
+-- For lists with filters.
+create index users_groups on users using gin (groups);
+create index sessions_by_user_name on sessions (user_name, started_at desc, id desc);
+create index credentials_by_creation on credentials (created_at desc, id desc);
+
 -- section 9: reading the administrative record; declared resources

@@ -132,7 +132,7 @@ pub fn agent_key_file(config: &Config) -> PathBuf {
 /// # Errors
 /// The store's, or that of the password's file.
 pub async fn admin(config: &Config, store: &Store) -> Result<(), SetupError> {
-    if !store.list_users("", 1).await?.is_empty() {
+    if store.has_users().await? {
         return Ok(());
     }
     let path = admin_password_file(config);
@@ -161,7 +161,7 @@ pub async fn admin(config: &Config, store: &Store) -> Result<(), SetupError> {
 /// # Errors
 /// The store's, or that of the key's file.
 pub async fn default_agent(config: &Config, store: &Store, link_address: &str, pin: &str) -> Result<(), SetupError> {
-    if !store.list_agents("", 1).await?.is_empty() {
+    if store.has_agents().await? {
         return Ok(());
     }
     match store.register_agent(DEFAULT_AGENT, &Unrecorded).await {

@@ -4,14 +4,16 @@ use std::collections::HashSet;
 
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
 use chrono::{DateTime, Utc};
-use hoop_store::agents::{Agent as StoredAgent, hoop_key};
+use hoop_store::agents::{AGENTS, Agent as StoredAgent, AgentFilter, hoop_key};
+use hoop_store::list::Listing;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::body::{BODY_MAX_BYTES, Body};
 use crate::caller::Caller;
-use crate::page::{Page, PageQuery, query};
+use crate::list_query::{Filters, ListQuery};
+use crate::page::Page;
 use crate::problem::{Bodied, Listed, Missing, Problem, Signed, Taken};
 
 #[derive(Serialize, ToSchema)]
@@ -51,26 +53,47 @@ pub struct RegisteredAgent {
     pub created_at: DateTime<Utc>,
 }
 
-/// Agents by name.
+/// Which agents.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct AgentsFilter {
+    /// What the name contains.
+    #[param(max_length = 256)]
+    q: Option<String>,
+    /// With a link to a replica, or without one.
+    online: Option<bool>,
+}
+
+impl Filters for AgentsFilter {
+    const LISTING: &'static Listing = &AGENTS;
+}
+
+/// Agents.
 #[utoipa::path(
     tag = "agents",
-    params(PageQuery),
+    params(ListQuery<AgentsFilter>),
     responses((status = 200, body = Page<Agent>), Listed, Signed),
     security(("bearer" = []))
 )]
 #[get("/agents")]
 pub async fn list_agents(request: HttpRequest, caller: Caller) -> Result<web::Json<Page<Agent>>, Problem> {
     caller.require_reader()?;
-    let page: PageQuery = query(&request)?;
-    let limit = page.limit()?;
+    let mut asked = ListQuery::<AgentsFilter>::of(&request)?;
+    let AgentsFilter { q, online } = std::mem::take(&mut asked.filters);
     let state = caller.state();
-    let rows = state.store.list_agents(page.after()?, limit.into()).await?;
-    let online: HashSet<String> = state.control.agents_online().await?.into_iter().collect();
+    let linked = state.control.agents_online().await?;
+    let filter = AgentFilter {
+        q,
+        among: (online == Some(true)).then(|| linked.clone()),
+        not_among: (online == Some(false)).then(|| linked.clone()),
+    };
+    let listed = state.store.list_agents(&filter, &asked.window).await?;
+    let online: HashSet<String> = linked.into_iter().collect();
     let view = |agent: StoredAgent| {
         let online = online.contains(&agent.name);
         Agent::new(agent, online)
     };
-    Ok(web::Json(Page::cut(rows, limit, |a| a.name.clone(), view)))
+    Ok(web::Json(asked.page(listed, view)))
 }
 
 /// Register an agent.

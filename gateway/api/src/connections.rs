@@ -2,36 +2,76 @@
 
 use actix_web::http::header::ETAG;
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web};
-use hoop_store::connections::{Connection as Stored, Secret, SecretChange};
+use hoop_store::connections::{CONNECTIONS, Connection as Stored, ConnectionFilter, Secret, SecretChange};
+use hoop_store::list::Listing;
 use hoop_store::settings::Settings;
+use serde::Deserialize;
+use utoipa::IntoParams;
 use zeroize::Zeroizing;
 
 use crate::body::{Body, CA_BODY_MAX_BYTES};
 use crate::caller::Caller;
 use crate::connection_view::{Connection, ConnectionSettings, SecretInput};
 use crate::etag::{etag, if_match};
-use crate::page::{Page, PageQuery, query};
+use crate::list_query::{Filters, ListQuery};
+use crate::page::Page;
 use crate::problem::{Bodied, Listed, Missing, Problem, Signed, Taken, Versioned};
 
-/// Connections by name: all for admins and auditors; for a member, those that the member may use, without their targets.
+/// Which connections.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct ConnectionsFilter {
+    /// Through this agent.
+    #[param(max_length = 256)]
+    agent: Option<String>,
+    #[param(max_length = 256)]
+    tag: Option<String>,
+    #[param(max_length = 256)]
+    protocol: Option<String>,
+    /// What the name or the description contains.
+    #[param(max_length = 256)]
+    q: Option<String>,
+}
+
+impl Filters for ConnectionsFilter {
+    const LISTING: &'static Listing = &CONNECTIONS;
+}
+
+impl From<ConnectionsFilter> for ConnectionFilter {
+    fn from(filter: ConnectionsFilter) -> Self {
+        Self {
+            agent: filter.agent,
+            tag: filter.tag,
+            protocol: filter.protocol,
+            q: filter.q,
+        }
+    }
+}
+
+/// Connections: all for admins and auditors; for a member, those that the member may use, without their targets.
 #[utoipa::path(
     tag = "connections",
-    params(PageQuery),
+    params(ListQuery<ConnectionsFilter>),
     responses((status = 200, body = Page<Connection>), Listed, Signed),
     security(("bearer" = []))
 )]
 #[get("/connections")]
 pub async fn list_connections(request: HttpRequest, caller: Caller) -> Result<web::Json<Page<Connection>>, Problem> {
-    let page: PageQuery = query(&request)?;
-    let limit = page.limit()?;
-    let rows = caller
-        .state()
-        .store
-        .list_connections(page.after()?, limit.into())
-        .await?;
-    let Page { items, next } = Page::cut(rows, limit, |c| c.name.clone(), |c| c);
-    let items = items.into_iter().filter_map(|c| visible(&caller, c)).collect();
-    Ok(web::Json(Page { items, next }))
+    let mut asked = ListQuery::<ConnectionsFilter>::of(&request)?;
+    let filter = std::mem::take(&mut asked.filters);
+    if filter.agent.is_some() && !caller.reads_all() {
+        return Err(Problem::forbidden(
+            "Only admins and auditors may ask for connections by agent: members do not see where one leads.",
+        ));
+    }
+    let store = &caller.state().store;
+    let may_see = |connection: &Stored| caller.reads_all() || caller.may_use(connection);
+    let listed = store.list_connections(&filter.into(), &asked.window, may_see).await?;
+    let view = |connection| match caller.reads_all() {
+        true => Connection::whole(connection),
+        false => Connection::for_member(connection),
+    };
+    Ok(web::Json(asked.page(listed, view)))
 }
 
 /// Create a connection.

@@ -4,14 +4,18 @@ use actix_web::http::header::{CACHE_CONTROL, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, web};
 use chrono::{DateTime, Utc};
 use hoop_access::{Decision, Mode};
-use hoop_store::credentials::{Credential as Stored, CredentialState, TTL_DEFAULT_S, TTL_MAX_S};
+use hoop_store::credentials::{
+    CREDENTIALS, Credential as Stored, CredentialFilter, CredentialState, TTL_DEFAULT_S, TTL_MAX_S,
+};
+use hoop_store::list::Listing;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::body::{BODY_MAX_BYTES, Body};
 use crate::caller::Caller;
-use crate::page::{Page, PageQuery, query};
+use crate::list_query::{Filters, ListQuery};
+use crate::page::Page;
 use crate::problem::{Bodied, Listed, Missing, Problem, Signed};
 
 /// The file that the ready-made command reads the CA's certificate from (`GET /api/ca.pem`).
@@ -41,12 +45,32 @@ pub struct MadeCredential {
     pub command: String,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     Active,
     Expired,
     Revoked,
+}
+
+impl From<CredentialState> for State {
+    fn from(state: CredentialState) -> Self {
+        match state {
+            CredentialState::Active => Self::Active,
+            CredentialState::Expired => Self::Expired,
+            CredentialState::Revoked => Self::Revoked,
+        }
+    }
+}
+
+impl From<State> for CredentialState {
+    fn from(state: State) -> Self {
+        match state {
+            State::Active => Self::Active,
+            State::Expired => Self::Expired,
+            State::Revoked => Self::Revoked,
+        }
+    }
 }
 
 #[derive(Serialize, ToSchema)]
@@ -69,11 +93,7 @@ impl From<Stored> for Credential {
             user_id: stored.user_id,
             connection: stored.connection,
             connection_id: stored.connection_id,
-            state: match stored.state {
-                CredentialState::Active => State::Active,
-                CredentialState::Expired => State::Expired,
-                CredentialState::Revoked => State::Revoked,
-            },
+            state: stored.state.into(),
             created_at: stored.created_at,
             expires_at: stored.expires_at,
         }
@@ -136,24 +156,42 @@ pub async fn make_credential(caller: Caller, name: web::Path<String>, body: Body
     Ok(response)
 }
 
-/// Credentials by id: all for admins and auditors, their own for members.
+/// Which credentials.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct CredentialsFilter {
+    /// Of this person, by user name.
+    #[param(max_length = 256)]
+    user: Option<String>,
+    /// For this connection, by name.
+    #[param(max_length = 256)]
+    connection: Option<String>,
+    state: Option<State>,
+}
+
+impl Filters for CredentialsFilter {
+    const LISTING: &'static Listing = &CREDENTIALS;
+}
+
+/// Credentials: all for admins and auditors, their own for members.
 #[utoipa::path(
     tag = "credentials",
-    params(PageQuery),
+    params(ListQuery<CredentialsFilter>),
     responses((status = 200, body = Page<Credential>), Listed, Signed),
     security(("bearer" = []))
 )]
 #[get("/credentials")]
 pub async fn list_credentials(request: HttpRequest, caller: Caller) -> Result<web::Json<Page<Credential>>, Problem> {
-    let page: PageQuery = query(&request)?;
-    let limit = page.limit()?;
-    let only = (!caller.reads_all()).then_some(caller.user.id);
-    let rows = caller
-        .state()
-        .store
-        .list_credentials(only, page.after()?, limit.into())
-        .await?;
-    Ok(web::Json(Page::cut(rows, limit, |c| c.id.clone(), Credential::from)))
+    let mut asked = ListQuery::<CredentialsFilter>::of(&request)?;
+    let given = std::mem::take(&mut asked.filters);
+    let filter = CredentialFilter {
+        user_id: (!caller.reads_all()).then_some(caller.user.id),
+        user: given.user,
+        connection: given.connection,
+        state: given.state.map(Into::into),
+    };
+    let listed = caller.state().store.list_credentials(&filter, &asked.window).await?;
+    Ok(web::Json(asked.page(listed, Credential::from)))
 }
 
 /// Revoke a credential: one's own, or any for an admin. Its sessions end.

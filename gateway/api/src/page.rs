@@ -1,31 +1,16 @@
 //! Lists come in pages: `limit` items and the cursor of the next page.
 
 use actix_web::{HttpRequest, web};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use crate::problem::Problem;
 
 /// Items of a page where nothing is said.
-const LIMIT_DEFAULT: u16 = 50;
+pub const LIMIT_DEFAULT: u16 = 50;
 /// Items of a page at most.
 pub const LIMIT_MAX: u16 = 200;
-/// Longest cursor that is looked at.
-const CURSOR_MAX_BYTES: usize = 128;
-
-/// Which page of a list.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub struct PageQuery {
-    /// Items of a page; 50 where absent.
-    #[param(minimum = 1, maximum = 200)]
-    pub limit: Option<u16>,
-    /// `next` of the page before.
-    #[param(max_length = 128)]
-    pub cursor: Option<String>,
-}
 
 /// A page of a list.
 #[derive(Debug, Serialize, ToSchema)]
@@ -33,22 +18,6 @@ pub struct Page<T> {
     pub items: Vec<T>,
     /// Cursor of the next page; null on the last.
     pub next: Option<String>,
-}
-
-impl PageQuery {
-    pub fn limit(&self) -> Result<u16, Problem> {
-        limit(self.limit)
-    }
-
-    /// Where the page begins, for lists whose cursor is the last name.
-    pub fn after(&self) -> Result<&str, Problem> {
-        let cursor = self.cursor.as_deref().unwrap_or_default();
-        if cursor.len() > CURSOR_MAX_BYTES || cursor.contains('\0') {
-            Err(bad_cursor())
-        } else {
-            Ok(cursor)
-        }
-    }
 }
 
 pub fn limit(asked: Option<u16>) -> Result<u16, Problem> {

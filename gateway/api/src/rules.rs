@@ -6,7 +6,8 @@ use actix_web::http::header::ETAG;
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web};
 use chrono::{DateTime, Utc};
 use hoop_access::{Circumstances, Decision, Explanation as Explained, Obstacle as Met, RuleSpec};
-use hoop_store::rules::StoredRule;
+use hoop_store::list::Listing;
+use hoop_store::rules::{RULES, RuleFilter, StoredRule};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -14,7 +15,8 @@ use uuid::Uuid;
 use crate::body::{BODY_MAX_BYTES, Body};
 use crate::caller::Caller;
 use crate::etag::{etag, if_match};
-use crate::page::{Page, PageQuery, query};
+use crate::list_query::{Filters, ListQuery};
+use crate::page::{Page, query};
 use crate::problem::{Bodied, Listed, Missing, Problem, Signed, Taken, Versioned};
 
 /// How a connection is used.
@@ -59,6 +61,15 @@ impl From<hoop_access::Mode> for Mode {
 pub enum RuleRole {
     Admin,
     Member,
+}
+
+impl From<RuleRole> for hoop_access::Role {
+    fn from(role: RuleRole) -> Self {
+        match role {
+            RuleRole::Admin => Self::Admin,
+            RuleRole::Member => Self::Member,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
@@ -235,12 +246,7 @@ fn parts(new: RuleSettings) -> Result<(String, RuleSpec), Problem> {
         enabled: new.enabled,
         groups: new.groups,
         users: new.users.into_iter().map(|user| user.to_ascii_lowercase()).collect(),
-        roles: (new.roles.into_iter())
-            .map(|role| match role {
-                RuleRole::Admin => hoop_access::Role::Admin,
-                RuleRole::Member => hoop_access::Role::Member,
-            })
-            .collect(),
+        roles: new.roles.into_iter().map(Into::into).collect(),
         connections: new.connections,
         tags: new.tags,
         modes: new.modes.into_iter().map(Into::into).collect(),
@@ -266,20 +272,58 @@ fn answer(mut response: actix_web::HttpResponseBuilder, stored: StoredRule) -> H
         .json(Rule::from(stored))
 }
 
-/// Access rules by name.
+/// Which rules: those in whose list this entry stands, letter by letter.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct RulesFilter {
+    #[param(max_length = 256)]
+    group: Option<String>,
+    #[param(max_length = 256)]
+    user: Option<String>,
+    role: Option<RuleRole>,
+    /// A name as the rule writes it, with its `*` where it has one.
+    #[param(max_length = 256)]
+    connection: Option<String>,
+    #[param(max_length = 256)]
+    tag: Option<String>,
+    enabled: Option<bool>,
+    /// What the name or the description contains.
+    #[param(max_length = 256)]
+    q: Option<String>,
+}
+
+impl Filters for RulesFilter {
+    const LISTING: &'static Listing = &RULES;
+}
+
+impl From<RulesFilter> for RuleFilter {
+    fn from(filter: RulesFilter) -> Self {
+        Self {
+            group: filter.group,
+            user: filter.user,
+            role: filter.role.map(Into::into),
+            connection: filter.connection,
+            tag: filter.tag,
+            enabled: filter.enabled,
+            q: filter.q,
+        }
+    }
+}
+
+/// Access rules.
 #[utoipa::path(
     tag = "access",
-    params(PageQuery),
+    params(ListQuery<RulesFilter>),
     responses((status = 200, body = Page<Rule>), Listed, Signed),
     security(("bearer" = []))
 )]
 #[get("/access/rules")]
 pub async fn list_rules(request: HttpRequest, caller: Caller) -> Result<web::Json<Page<Rule>>, Problem> {
     caller.require_reader()?;
-    let page: PageQuery = query(&request)?;
-    let limit = page.limit()?;
-    let rows = caller.state().store.list_rules(page.after()?, limit.into()).await?;
-    Ok(web::Json(Page::cut(rows, limit, |r| r.rule.name.clone(), Rule::from)))
+    let mut asked = ListQuery::<RulesFilter>::of(&request)?;
+    let filter = std::mem::take(&mut asked.filters).into();
+    let listed = caller.state().store.list_rules(&filter, &asked.window).await?;
+    Ok(web::Json(asked.page(listed, Rule::from)))
 }
 
 /// Create an access rule.

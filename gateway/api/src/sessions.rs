@@ -2,37 +2,67 @@
 
 use actix_web::{HttpRequest, HttpResponse, get, post, web};
 use chrono::{DateTime, Utc};
-use hoop_store::sessions::{SessionFilter, SessionRow};
+use hoop_store::list::{Listing, is_storable};
+use hoop_store::sessions::{SESSIONS, SessionFilter, SessionRow};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use crate::caller::Caller;
 use crate::events::{EventView, Rows};
+use crate::list_query::{Filters, ListQuery};
 use crate::page::{Page, bad_cursor, limit, query};
 use crate::problem::{Listed, Missing, Problem, Signed, Taken};
 
-/// Longest name that is filtered by.
-const FILTER_MAX_BYTES: usize = 256;
-
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
+/// Which sessions.
+#[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct SessionsQuery {
-    /// Items of a page; 50 where absent.
-    #[param(minimum = 1, maximum = 200)]
-    limit: Option<u16>,
-    /// `next` of the page before.
-    #[param(max_length = 128)]
-    cursor: Option<String>,
-    /// Only this person's, by user name.
+pub struct SessionsFilter {
+    /// Of this person, by user name.
     #[param(max_length = 256)]
     user: Option<String>,
-    /// Only those of this connection, by name.
+    /// Of this connection, by name.
     #[param(max_length = 256)]
     connection: Option<String>,
+    /// Through this agent, by name.
+    #[param(max_length = 256)]
+    agent: Option<String>,
+    #[param(max_length = 256)]
+    protocol: Option<String>,
+    /// Why it ended: an `end_code`.
+    #[param(max_length = 256)]
+    end: Option<String>,
+    /// Started then or later, RFC 3339.
+    from: Option<DateTime<Utc>>,
+    /// Started before then, RFC 3339.
+    to: Option<DateTime<Utc>>,
     /// Only those that are running, or only those that are over.
     live: Option<bool>,
+}
+
+impl Filters for SessionsFilter {
+    const LISTING: &'static Listing = &SESSIONS;
+}
+
+impl SessionsFilter {
+    fn stored(self, only: Option<Uuid>) -> Result<SessionFilter, Problem> {
+        for (name, time) in [("from", self.from), ("to", self.to)] {
+            if time.is_some_and(|time| !is_storable(time)) {
+                return Err(Problem::field(name, format!("{name} must be in the years 1 to 9999.")));
+            }
+        }
+        Ok(SessionFilter {
+            user: self.user,
+            user_id: only,
+            connection: self.connection,
+            agent: self.agent,
+            protocol: self.protocol,
+            end: self.end,
+            from: self.from,
+            to: self.to,
+            live: self.live,
+        })
+    }
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -67,41 +97,20 @@ pub struct Killed {
     pub ended_here: bool,
 }
 
-/// Sessions, newest first: all for admins and auditors, their own for members.
+/// Sessions: all for admins and auditors, their own for members.
 #[utoipa::path(
     tag = "sessions",
-    params(SessionsQuery),
+    params(ListQuery<SessionsFilter>),
     responses((status = 200, body = Page<Session>), Listed, Signed),
     security(("bearer" = []))
 )]
 #[get("/sessions")]
 pub async fn list_sessions(request: HttpRequest, caller: Caller) -> Result<web::Json<Page<Session>>, Problem> {
-    let asked: SessionsQuery = query(&request)?;
-    let limit = limit(asked.limit)?;
-    for (name, value) in [("user", &asked.user), ("connection", &asked.connection)] {
-        if value
-            .as_ref()
-            .is_some_and(|v| v.len() > FILTER_MAX_BYTES || v.contains('\0'))
-        {
-            return Err(Problem::field(
-                name,
-                format!("{name} must be at most {FILTER_MAX_BYTES} bytes."),
-            ));
-        }
-    }
-    let filter = SessionFilter {
-        user: asked.user,
-        user_id: (!caller.reads_all()).then_some(caller.user.id),
-        connection: asked.connection,
-        live: asked.live,
-        after: asked
-            .cursor
-            .as_deref()
-            .map(|c| parse_cursor(c).ok_or_else(bad_cursor))
-            .transpose()?,
-    };
-    let rows = caller.state().store.list_sessions(&filter, limit.into()).await?;
-    Ok(web::Json(Page::cut(rows, limit, cursor, Session::from)))
+    let mut asked = ListQuery::<SessionsFilter>::of(&request)?;
+    let only = (!caller.reads_all()).then_some(caller.user.id);
+    let filter = std::mem::take(&mut asked.filters).stored(only)?;
+    let listed = caller.state().store.list_sessions(&filter, &asked.window).await?;
+    Ok(web::Json(asked.page(listed, Session::from)))
 }
 
 /// One session.
@@ -195,17 +204,4 @@ async fn find(caller: &Caller, id: &str) -> Result<SessionRow, Problem> {
 fn missing(id: &str) -> Problem {
     let id: String = id.chars().take(64).collect();
     Problem::not_found(format!("session {id} does not exist."))
-}
-
-/// Where a session stands in the list: its start in microseconds and its id.
-fn cursor(row: &SessionRow) -> String {
-    format!("{}_{}", row.started_at.timestamp_micros(), row.id)
-}
-
-fn parse_cursor(text: &str) -> Option<(DateTime<Utc>, Uuid)> {
-    let (micros, id) = text.split_once('_')?;
-    Some((
-        DateTime::from_timestamp_micros(micros.parse().ok()?)?,
-        Uuid::parse_str(id).ok()?,
-    ))
 }

@@ -3,16 +3,18 @@
 use actix_web::http::header::ETAG;
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web};
 use chrono::{DateTime, Utc};
+use hoop_store::list::Listing;
 use hoop_store::users as stored;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::body::{BODY_MAX_BYTES, Body};
 use crate::caller::Caller;
 use crate::etag::{etag, if_match};
-use crate::page::{Page, PageQuery, query};
+use crate::list_query::{Filters, ListQuery};
+use crate::page::Page;
 use crate::problem::{Administered, Bodied, Listed, Missing, Problem, Signed, Taken, Versioned};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -85,22 +87,55 @@ pub struct NewUser {
     #[serde(default)]
     #[schema(max_length = 254)]
     email: String,
+    /// For access rules.
+    #[serde(default)]
+    #[schema(max_items = 500)]
+    groups: Vec<String>,
 }
 
-/// Users by name.
+/// Which users.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct UsersFilter {
+    role: Option<Role>,
+    /// Who are in this group.
+    #[param(max_length = 256)]
+    group: Option<String>,
+    active: Option<bool>,
+    /// What the name or the e-mail address contains.
+    #[param(max_length = 256)]
+    q: Option<String>,
+}
+
+impl Filters for UsersFilter {
+    const LISTING: &'static Listing = &stored::USERS;
+}
+
+impl From<UsersFilter> for stored::UserFilter {
+    fn from(filter: UsersFilter) -> Self {
+        Self {
+            role: filter.role.map(Into::into),
+            group: filter.group,
+            active: filter.active,
+            q: filter.q,
+        }
+    }
+}
+
+/// Users.
 #[utoipa::path(
     tag = "users",
-    params(PageQuery),
+    params(ListQuery<UsersFilter>),
     responses((status = 200, body = Page<User>), Listed, Signed),
     security(("bearer" = []))
 )]
 #[get("/users")]
 pub async fn list_users(request: HttpRequest, caller: Caller) -> Result<web::Json<Page<User>>, Problem> {
     caller.require_reader()?;
-    let page: PageQuery = query(&request)?;
-    let limit = page.limit()?;
-    let rows = caller.state().store.list_users(page.after()?, limit.into()).await?;
-    Ok(web::Json(Page::cut(rows, limit, |u| u.username.clone(), User::from)))
+    let mut asked = ListQuery::<UsersFilter>::of(&request)?;
+    let filter = std::mem::take(&mut asked.filters).into();
+    let listed = caller.state().store.list_users(&filter, &asked.window).await?;
+    Ok(web::Json(asked.page(listed, User::from)))
 }
 
 /// Create a user with a local password.
@@ -116,9 +151,13 @@ pub async fn create_user(caller: Caller, body: Body) -> Result<HttpResponse, Pro
     let new: NewUser = body.json(BODY_MAX_BYTES).await?;
     let password = Zeroizing::new(new.password);
     let store = &caller.state().store;
-    let user = store
-        .create_user(&new.username, &password, new.role.into(), &new.email, &caller.witness())
-        .await?;
+    let somebody = stored::NewUser {
+        username: &new.username,
+        email: &new.email,
+        role: new.role.into(),
+        groups: new.groups,
+    };
+    let user = store.add_user(somebody, Some(&password), &caller.witness()).await?;
     Ok(HttpResponse::Created().json(User::from(user)))
 }
 

@@ -17,8 +17,8 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::change::{Change, Witness, conflict, get};
+use crate::list::{Conditions, Listed, Listing, SortKey, Window};
 use crate::names::check_label;
-use crate::users::PAGE_MAX;
 use crate::{Store, StoreError, changes};
 
 /// Longest token that is looked at.
@@ -60,6 +60,31 @@ struct Payload {
 }
 
 const AGENT_COLUMNS: &str = "id, name, created_at";
+
+/// How agents can be listed.
+pub static AGENTS: Listing = Listing {
+    name: "agents",
+    columns: &[AGENT_COLUMNS],
+    from: "agents a",
+    whole: "a.revoked_at is null",
+    id: SortKey::uuid("id", "a.id"),
+    sorts: &[
+        SortKey::text("name", "a.name"),
+        SortKey::time("created_at", "a.created_at"),
+    ],
+    default_sort: "name",
+};
+
+/// Which agents.
+#[derive(Debug, Clone, Default)]
+pub struct AgentFilter {
+    /// In the name.
+    pub q: Option<String>,
+    /// Only agents of these names.
+    pub among: Option<Vec<String>>,
+    /// Only agents of other names.
+    pub not_among: Option<Vec<String>>,
+}
 
 impl Agent {
     fn from_row(row: &Row) -> Result<Self, StoreError> {
@@ -201,19 +226,27 @@ impl Store {
         Ok(agent)
     }
 
-    /// Agents by name, from after `after`; at most `limit` (capped at `PAGE_MAX`) and one more, which tells that there
-    /// is a next page.
+    /// Whether any agent is registered.
     ///
     /// # Errors
     /// Where the store is away.
-    pub async fn list_agents(&self, after: &str, limit: i64) -> Result<Vec<Agent>, StoreError> {
-        let limit = limit.clamp(1, PAGE_MAX).saturating_add(1);
-        let sql =
-            format!("select {AGENT_COLUMNS} from agents where revoked_at is null and name > $1 order by name limit $2");
-        let rows = self
-            .read("listing agents", &sql, &[(&after, Type::TEXT), (&limit, Type::INT8)])
-            .await?;
-        rows.iter().map(Agent::from_row).collect()
+    pub async fn has_agents(&self) -> Result<bool, StoreError> {
+        let sql = "select 1 from agents where revoked_at is null limit 1";
+        Ok(self.read_opt("looking for agents", sql, &[]).await?.is_some())
+    }
+
+    /// A page of the agents that are registered and not revoked.
+    ///
+    /// # Errors
+    /// Where the store is away.
+    pub async fn list_agents(&self, filter: &AgentFilter, window: &Window) -> Result<Listed<Agent>, StoreError> {
+        let text = filter.q.as_ref().map(|q| q.to_lowercase());
+        let conditions = Conditions::default()
+            .when(text.as_ref(), Type::TEXT, "strpos(a.name, $?) > 0")
+            .when(filter.among.as_ref(), Type::TEXT_ARRAY, "a.name = any($?)")
+            .when(filter.not_among.as_ref(), Type::TEXT_ARRAY, "a.name <> all($?)");
+        self.list("listing agents", &AGENTS, conditions, window, Agent::from_row)
+            .await
     }
 }
 

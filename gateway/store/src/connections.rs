@@ -13,11 +13,11 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::change::{Change, Witness, check_version, conflict, get, policy_change};
+use crate::list::{Conditions, Listed, Listing, SortKey, Window};
 use crate::names::check_label;
 use crate::names::invalid;
 pub use crate::settings::{AuditMode, Record, Settings, StoreAway, TargetTls};
 use crate::settings::{SECRET_MAX_BYTES, check_reference};
-use crate::users::PAGE_MAX;
 use crate::{Store, StoreError, changes};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +78,31 @@ pub enum SecretChange {
 pub(crate) const CONNECTION_COLUMNS: &str = "c.id as c_id, c.name as c_name, c.version as c_version, \
      c.settings as c_settings, c.secret_sealed is not null as c_sealed, c.secret_reference as c_reference, \
      c.created_at as c_created_at, c.updated_at as c_updated_at, c.deleted_at is not null as c_deleted";
+
+/// How connections can be listed.
+pub static CONNECTIONS: Listing = Listing {
+    name: "connections",
+    columns: &[CONNECTION_COLUMNS],
+    from: "connections c",
+    whole: "c.deleted_at is null",
+    id: SortKey::uuid("id", "c.id"),
+    sorts: &[
+        SortKey::text("name", "c.name"),
+        SortKey::time("created_at", "c.created_at"),
+        SortKey::time("updated_at", "c.updated_at"),
+    ],
+    default_sort: "name",
+};
+
+/// Which connections.
+#[derive(Debug, Clone, Default)]
+pub struct ConnectionFilter {
+    pub agent: Option<String>,
+    pub tag: Option<String>,
+    pub protocol: Option<String>,
+    /// In the name or the description.
+    pub q: Option<String>,
+}
 
 impl Connection {
     pub(crate) fn from_row(row: &Row) -> Result<Self, StoreError> {
@@ -276,25 +301,29 @@ impl Store {
         rows.iter().map(Connection::from_row).collect()
     }
 
-    /// Connections by name, from after `after`; at most `limit` (capped at `PAGE_MAX`) and one more, which tells that
-    /// there is a next page.
+    /// A page of the connections that `keep` keeps.
     ///
     /// # Errors
     /// Where the store is away.
-    pub async fn list_connections(&self, after: &str, limit: i64) -> Result<Vec<Connection>, StoreError> {
-        let limit = limit.clamp(1, PAGE_MAX).saturating_add(1);
-        let sql = format!(
-            "select {CONNECTION_COLUMNS} from connections c where deleted_at is null and name > $1 \
-             order by name limit $2"
-        );
-        let rows = self
-            .read(
-                "listing connections",
-                &sql,
-                &[(&after, Type::TEXT), (&limit, Type::INT8)],
-            )
-            .await?;
-        rows.iter().map(Connection::from_row).collect()
+    pub async fn list_connections(
+        &self,
+        filter: &ConnectionFilter,
+        window: &Window,
+        keep: impl Fn(&Connection) -> bool,
+    ) -> Result<Listed<Connection>, StoreError> {
+        let text = filter.q.as_ref().map(|q| q.to_lowercase());
+        let conditions = Conditions::default()
+            .when(filter.agent.as_ref(), Type::TEXT, "c.settings ->> 'agent' = $?")
+            .when(filter.tag.as_ref(), Type::TEXT, "c.settings -> 'tags' @> to_jsonb($?)")
+            .when(filter.protocol.as_ref(), Type::TEXT, "c.settings ->> 'protocol' = $?")
+            .when(
+                text.as_ref(),
+                Type::TEXT,
+                "strpos(c.name, $?) > 0 or strpos(lower(c.settings ->> 'description'), $?) > 0",
+            );
+        let (listing, read) = (&CONNECTIONS, Connection::from_row);
+        self.list_kept("listing connections", listing, &conditions, window, read, keep)
+            .await
     }
 
     /// What logs in to the target; `None` where the connection has no secret (trust).

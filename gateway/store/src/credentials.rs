@@ -12,9 +12,10 @@ use zeroize::Zeroizing;
 
 use crate::change::{Change, Witness, conflict, get};
 use crate::connections::{CONNECTION_COLUMNS, Connection};
+use crate::list::{Conditions, Listed, Listing, SortKey, Window};
 use crate::names::invalid;
 use crate::random;
-use crate::users::{PAGE_MAX, USER_COLUMNS, User};
+use crate::users::{USER_COLUMNS, User};
 use crate::{Store, StoreError, changes};
 
 /// How long a credential is valid where nothing is said, in seconds.
@@ -98,10 +99,42 @@ pub struct CredentialRecord {
 /// By the store's clock.
 const STATE: &str = "case when k.revoked_at is not null or c.deleted_at is not null or u.deleted_at is not null \
      or not u.active then 'revoked' when k.expires_at <= now() then 'expired' else 'active' end as k_state";
+/// `STATE`, as conditions.
+const REVOKED: &str =
+    "k.revoked_at is not null or c.deleted_at is not null or u.deleted_at is not null or not u.active";
+const EXPIRED: &str = "k.revoked_at is null and c.deleted_at is null and u.deleted_at is null and u.active \
+     and k.expires_at <= now()";
+const ACTIVE: &str = "k.revoked_at is null and c.deleted_at is null and u.deleted_at is null and u.active \
+     and k.expires_at > now()";
 const CREDENTIAL_COLUMNS: &str = "k.id as k_id, k.user_id as k_user_id, u.username as u_username, \
      k.connection_id as k_connection_id, c.name as c_name, k.created_at as k_created_at, k.expires_at as k_expires_at";
 const CREDENTIAL_TABLES: &str =
     "credentials k join users u on u.id = k.user_id join connections c on c.id = k.connection_id";
+
+/// How credentials can be listed.
+pub static CREDENTIALS: Listing = Listing {
+    name: "credentials",
+    columns: &[CREDENTIAL_COLUMNS, STATE],
+    from: CREDENTIAL_TABLES,
+    whole: "true",
+    id: SortKey::text("id", "k.id"),
+    sorts: &[
+        SortKey::time("created_at", "k.created_at"),
+        SortKey::time("expires_at", "k.expires_at"),
+        SortKey::text("id", "k.id"),
+    ],
+    default_sort: "-created_at",
+};
+
+/// Which credentials.
+#[derive(Debug, Clone, Default)]
+pub struct CredentialFilter {
+    pub user_id: Option<Uuid>,
+    pub user: Option<String>,
+    /// By name.
+    pub connection: Option<String>,
+    pub state: Option<CredentialState>,
+}
 
 impl Credential {
     fn from_row(row: &Row) -> Result<Self, StoreError> {
@@ -263,29 +296,32 @@ impl Store {
         row.as_ref().map(Credential::from_row).transpose()
     }
 
-    /// Credentials by id, from after `after`, of one person or of all; at most `limit` (capped at `PAGE_MAX`) and one
-    /// more, which tells that there is a next page.
+    /// A page of the credentials, expired and revoked ones included while they are kept.
     ///
     /// # Errors
     /// Where the store is away.
     pub async fn list_credentials(
         &self,
-        user: Option<Uuid>,
-        after: &str,
-        limit: i64,
-    ) -> Result<Vec<Credential>, StoreError> {
-        let limit = limit.clamp(1, PAGE_MAX).saturating_add(1);
-        let sql = format!(
-            "select {CREDENTIAL_COLUMNS}, {STATE} from {CREDENTIAL_TABLES} \
-             where ($1::uuid is null or k.user_id = $1) and k.id > $2 order by k.id limit $3"
-        );
-        let params: &[(&(dyn tokio_postgres::types::ToSql + Sync), Type)] =
-            &[(&user, Type::UUID), (&after, Type::TEXT), (&limit, Type::INT8)];
-        self.read("listing credentials", &sql, params)
-            .await?
-            .iter()
-            .map(Credential::from_row)
-            .collect()
+        filter: &CredentialFilter,
+        window: &Window,
+    ) -> Result<Listed<Credential>, StoreError> {
+        let conditions = Conditions::default()
+            .when(filter.user_id.as_ref(), Type::UUID, "k.user_id = $?")
+            .when(filter.user.as_ref(), Type::TEXT, "u.username = lower($?)")
+            .when(filter.connection.as_ref(), Type::TEXT, "c.name = $?")
+            .also(filter.state.map(|state| match state {
+                CredentialState::Active => ACTIVE,
+                CredentialState::Expired => EXPIRED,
+                CredentialState::Revoked => REVOKED,
+            }));
+        self.list(
+            "listing credentials",
+            &CREDENTIALS,
+            conditions,
+            window,
+            Credential::from_row,
+        )
+        .await
     }
 
     /// Ends a credential; every replica hears of it and ends its sessions. One that is revoked already stays so.

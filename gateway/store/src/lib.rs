@@ -13,6 +13,7 @@ pub mod credentials;
 pub mod database_url;
 pub mod embedded;
 pub mod installation;
+pub mod list;
 pub mod migrate;
 pub mod names;
 mod opaque;

@@ -14,13 +14,16 @@ pub(crate) fn bytes<const N: usize>() -> Result<[u8; N], StoreError> {
     Ok(out)
 }
 
+/// The character of the lowest five bits.
+pub(crate) fn digit(bits: u64) -> char {
+    let at = usize::try_from(bits & 31).unwrap_or_default();
+    char::from(ALPHABET.get(at).copied().unwrap_or(b'0'))
+}
+
 /// `N` random characters, five bits each.
 pub(crate) fn base32<const N: usize>() -> Result<Zeroizing<String>, StoreError> {
     let mut random = bytes::<N>()?;
-    let text = random
-        .iter()
-        .map(|b| char::from(ALPHABET.get(usize::from(b & 31)).copied().unwrap_or(b'0')))
-        .collect();
+    let text = random.iter().map(|b| digit(u64::from(*b))).collect();
     random.zeroize();
     Ok(Zeroizing::new(text))
 }

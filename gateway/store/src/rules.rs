@@ -3,15 +3,15 @@
 use std::sync::{Arc, PoisonError, RwLock};
 
 use chrono::{DateTime, Utc};
-use hoop_access::{Rule, RuleSet, RuleSpec};
+use hoop_access::{Role, Rule, RuleSet, RuleSpec};
 use serde_json::{Value, json};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use crate::change::{Change, Witness, check_version, conflict, get, policy_change};
+use crate::list::{Conditions, Listed, Listing, SortKey, Window};
 use crate::names::{check_label, invalid};
-use crate::users::PAGE_MAX;
 use crate::{Store, StoreError, changes};
 
 /// Most rules of an installation: every replica holds them all.
@@ -29,6 +29,34 @@ pub struct StoredRule {
 
 const RULE_COLUMNS: &str = "r.id as r_id, r.name as r_name, r.version as r_version, r.spec as r_spec, \
      r.created_at as r_created_at, r.updated_at as r_updated_at";
+
+/// How rules can be listed.
+pub static RULES: Listing = Listing {
+    name: "rules",
+    columns: &[RULE_COLUMNS],
+    from: "access_rules r",
+    whole: "r.deleted_at is null",
+    id: SortKey::uuid("id", "r.id"),
+    sorts: &[
+        SortKey::text("name", "r.name"),
+        SortKey::time("created_at", "r.created_at"),
+        SortKey::time("updated_at", "r.updated_at"),
+    ],
+    default_sort: "name",
+};
+
+/// Which rules: those that hold these entries, letter by letter.
+#[derive(Debug, Clone, Default)]
+pub struct RuleFilter {
+    pub group: Option<String>,
+    pub user: Option<String>,
+    pub role: Option<Role>,
+    pub connection: Option<String>,
+    pub tag: Option<String>,
+    pub enabled: Option<bool>,
+    /// In the name or the description.
+    pub q: Option<String>,
+}
 
 impl StoredRule {
     fn from_row(row: &Row) -> Result<Self, StoreError> {
@@ -231,20 +259,39 @@ impl Store {
         row.as_ref().map(StoredRule::from_row).transpose()
     }
 
-    /// Rules by name, from after `after`; at most `limit` (capped at `PAGE_MAX`) and one more, which tells that there
-    /// is a next page.
+    /// A page of the rules.
     ///
     /// # Errors
     /// Where the store is away.
-    pub async fn list_rules(&self, after: &str, limit: i64) -> Result<Vec<StoredRule>, StoreError> {
-        let limit = limit.clamp(1, PAGE_MAX).saturating_add(1);
-        let sql = format!(
-            "select {RULE_COLUMNS} from access_rules r where deleted_at is null and name > $1 order by name limit $2"
-        );
-        let params: &[(&(dyn tokio_postgres::types::ToSql + Sync), Type)] =
-            &[(&after, Type::TEXT), (&limit, Type::INT8)];
-        let rows = self.read("listing access rules", &sql, params).await?;
-        rows.iter().map(StoredRule::from_row).collect()
+    pub async fn list_rules(&self, filter: &RuleFilter, window: &Window) -> Result<Listed<StoredRule>, StoreError> {
+        let text = filter.q.as_ref().map(|q| q.to_lowercase());
+        let role = filter.role.map(Role::as_str);
+        let conditions = Conditions::default()
+            .when(filter.group.as_ref(), Type::TEXT, "r.spec -> 'groups' @> to_jsonb($?)")
+            .when(
+                filter.user.as_ref(),
+                Type::TEXT,
+                "r.spec -> 'users' @> to_jsonb(lower($?))",
+            )
+            .when(role.as_ref(), Type::TEXT, "r.spec -> 'roles' @> to_jsonb($?)")
+            .when(
+                filter.connection.as_ref(),
+                Type::TEXT,
+                "r.spec -> 'connections' @> to_jsonb($?)",
+            )
+            .when(filter.tag.as_ref(), Type::TEXT, "r.spec -> 'tags' @> to_jsonb($?)")
+            .either(
+                filter.enabled,
+                "coalesce((r.spec ->> 'enabled')::boolean, true)",
+                "not coalesce((r.spec ->> 'enabled')::boolean, true)",
+            )
+            .when(
+                text.as_ref(),
+                Type::TEXT,
+                "strpos(r.name, $?) > 0 or strpos(lower(r.spec ->> 'description'), $?) > 0",
+            );
+        self.list("listing access rules", &RULES, conditions, window, StoredRule::from_row)
+            .await
     }
 }
 

@@ -8,8 +8,8 @@ use tokio_postgres::types::Type;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::change::{Change, Params, Witness, get};
-use crate::users::PAGE_MAX;
+use crate::change::{Change, Witness, get};
+use crate::list::{Conditions, Listed, Listing, SortKey, Window};
 use crate::{Store, StoreError, changes};
 
 /// One session's line in a list, as the API shows it too.
@@ -43,20 +43,42 @@ pub struct SessionRow {
     pub target_bytes: i64,
 }
 
-/// Which sessions, newest first.
+/// Which sessions.
 #[derive(Debug, Clone, Default)]
 pub struct SessionFilter {
     pub user: Option<String>,
     pub user_id: Option<Uuid>,
     pub connection: Option<String>,
+    pub agent: Option<String>,
+    pub protocol: Option<String>,
+    /// Why it ended: a stable name.
+    pub end: Option<String>,
+    /// Started then or later.
+    pub from: Option<DateTime<Utc>>,
+    /// Started before.
+    pub to: Option<DateTime<Utc>>,
+    /// It runs, or it is over.
     pub live: Option<bool>,
-    /// Only what comes after this session in the list: the last one of the page before.
-    pub after: Option<(DateTime<Utc>, Uuid)>,
 }
 
 const SESSION_COLUMNS: &str = "id, protocol, user_name, user_id, email, connection, connection_id, agent, \
      client_address, client_tls, credential, database, application, audit_mode, replica, started_at, ended_at, \
      end_code, end_message, end_provisional, statements, client_bytes, target_bytes";
+
+/// How sessions can be listed.
+pub static SESSIONS: Listing = Listing {
+    name: "sessions",
+    columns: &[SESSION_COLUMNS],
+    from: "sessions s",
+    whole: "true",
+    id: SortKey::uuid("id", "s.id"),
+    sorts: &[
+        SortKey::time("started_at", "s.started_at"),
+        SortKey::text("user", "s.user_name"),
+        SortKey::text("connection", "s.connection"),
+    ],
+    default_sort: "-started_at",
+};
 
 impl SessionRow {
     fn from_row(row: &Row) -> Result<Self, StoreError> {
@@ -89,33 +111,27 @@ impl SessionRow {
 }
 
 impl Store {
-    /// At most `limit` (capped at `PAGE_MAX`) and one more, which tells that there is a next page.
+    /// A page of the sessions.
     ///
     /// # Errors
     /// Where the store is away.
-    pub async fn list_sessions(&self, filter: &SessionFilter, limit: i64) -> Result<Vec<SessionRow>, StoreError> {
-        let limit = limit.clamp(1, PAGE_MAX).saturating_add(1);
-        let (after_at, after_id) = filter.after.unzip();
-        let sql = format!(
-            "select {SESSION_COLUMNS} from sessions where ($1::text is null or user_name = $1) \
-             and ($2::uuid is null or user_id = $2) and ($3::text is null or connection = $3) \
-             and ($4::bool is null or (ended_at is null) = $4) \
-             and ($5::timestamptz is null or (started_at, id) < ($5, $6)) order by started_at desc, id desc limit $7"
-        );
-        let params: Params<'_> = &[
-            (&filter.user, Type::TEXT),
-            (&filter.user_id, Type::UUID),
-            (&filter.connection, Type::TEXT),
-            (&filter.live, Type::BOOL),
-            (&after_at, Type::TIMESTAMPTZ),
-            (&after_id, Type::UUID),
-            (&limit, Type::INT8),
-        ];
-        self.read("listing sessions", &sql, params)
-            .await?
-            .iter()
-            .map(SessionRow::from_row)
-            .collect()
+    pub async fn list_sessions(
+        &self,
+        filter: &SessionFilter,
+        window: &Window,
+    ) -> Result<Listed<SessionRow>, StoreError> {
+        let conditions = Conditions::default()
+            .when(filter.user.as_ref(), Type::TEXT, "s.user_name = $?")
+            .when(filter.user_id.as_ref(), Type::UUID, "s.user_id = $?")
+            .when(filter.connection.as_ref(), Type::TEXT, "s.connection = $?")
+            .when(filter.agent.as_ref(), Type::TEXT, "s.agent = $?")
+            .when(filter.protocol.as_ref(), Type::TEXT, "s.protocol = $?")
+            .when(filter.end.as_ref(), Type::TEXT, "s.end_code = $?")
+            .when(filter.from.as_ref(), Type::TIMESTAMPTZ, "s.started_at >= $?")
+            .when(filter.to.as_ref(), Type::TIMESTAMPTZ, "s.started_at < $?")
+            .either(filter.live, "s.ended_at is null", "s.ended_at is not null");
+        self.list("listing sessions", &SESSIONS, conditions, window, SessionRow::from_row)
+            .await
     }
 
     /// # Errors

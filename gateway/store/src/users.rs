@@ -15,6 +15,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::change::{Change, Witness, check_version, conflict, get};
+use crate::list::{Conditions, Listed, Listing, SortKey, Window};
 use crate::names::{self, invalid};
 use crate::{Store, StoreError, browser_sessions, changes};
 
@@ -33,8 +34,6 @@ pub const GROUPS_MAX: usize = 500;
 pub const GROUP_MAX_BYTES: usize = 255;
 /// "hoop" in ASCII, then 3: held while an administrator is removed.
 const ADMINS_LOCK: i64 = 114_827_820_269_571;
-/// Most rows of one page.
-pub const PAGE_MAX: i64 = 200;
 
 static HASHES: Semaphore = Semaphore::const_new(HASHES_AT_ONCE);
 /// Compared with where nobody has the name, so that the answer takes as long.
@@ -59,6 +58,32 @@ pub struct User {
 pub(crate) const USER_COLUMNS: &str = "u.id as u_id, u.username as u_username, u.email as u_email, u.role as u_role, \
      u.groups as u_groups, u.active and u.deleted_at is null as u_active, u.created_at as u_created_at, \
      u.version as u_version";
+
+/// How users can be listed.
+pub static USERS: Listing = Listing {
+    name: "users",
+    columns: &[USER_COLUMNS],
+    from: "users u",
+    whole: "u.deleted_at is null",
+    id: SortKey::uuid("id", "u.id"),
+    sorts: &[
+        SortKey::text("username", "u.username"),
+        SortKey::text("email", "u.email"),
+        SortKey::time("created_at", "u.created_at"),
+    ],
+    default_sort: "username",
+};
+
+/// Which users.
+#[derive(Debug, Clone, Default)]
+pub struct UserFilter {
+    pub role: Option<Role>,
+    /// Who are in it.
+    pub group: Option<String>,
+    pub active: Option<bool>,
+    /// In the name or the e-mail address.
+    pub q: Option<String>,
+}
 
 impl User {
     pub(crate) fn from_row(row: &Row) -> Result<Self, StoreError> {
@@ -112,7 +137,18 @@ pub struct UserSettings {
     pub active: bool,
 }
 
+/// Somebody new.
+#[derive(Debug, Clone)]
+pub struct NewUser<'a> {
+    pub username: &'a str,
+    pub email: &'a str,
+    pub role: Role,
+    pub groups: Vec<String>,
+}
+
 impl Store {
+    /// A user with a local password, in no group.
+    ///
     /// # Errors
     /// `Invalid` (username, password, email), `Conflict` where the name is taken, `Unrecorded`, or the store is away.
     pub async fn create_user(
@@ -123,18 +159,44 @@ impl Store {
         email: &str,
         witness: &dyn Witness,
     ) -> Result<User, StoreError> {
-        let username = names::username(username)?;
-        check_new_password(password)?;
-        check_email(email)?;
-        let password = Zeroizing::new(password.as_bytes().to_vec());
-        let hashed = blocking(move || hash(&password)).await??;
+        let new = NewUser {
+            username,
+            email,
+            role,
+            groups: Vec::new(),
+        };
+        self.add_user(new, Some(password), witness).await
+    }
+
+    /// A user; without a password, one who cannot sign in with one.
+    ///
+    /// # Errors
+    /// `Invalid` (username, password, email, groups), `Conflict` where the name is taken, `Unrecorded`, or the store is
+    /// away.
+    pub async fn add_user(
+        &self,
+        new: NewUser<'_>,
+        password: Option<&str>,
+        witness: &dyn Witness,
+    ) -> Result<User, StoreError> {
+        let username = names::username(new.username)?;
+        let groups = checked_groups(new.groups)?;
+        check_email(new.email)?;
+        let hashed = match password {
+            None => None,
+            Some(password) => {
+                check_new_password(password)?;
+                let password = Zeroizing::new(password.as_bytes().to_vec());
+                Some(blocking(move || hash(&password)).await??)
+            }
+        };
         let id = Uuid::now_v7();
 
         let mut client = self.client().await?;
         let change = Change::begin(&mut client, "creating a user").await?;
         let sql = format!(
-            "insert into users as u (id, username, email, role, password_hash) values ($1, $2, $3, $4, $5) \
-             returning {USER_COLUMNS}"
+            "insert into users as u (id, username, email, role, password_hash, groups) \
+             values ($1, $2, $3, $4, $5, $6) returning {USER_COLUMNS}"
         );
         let row = change
             .query_opt(
@@ -142,9 +204,10 @@ impl Store {
                 &[
                     (&id, Type::UUID),
                     (&username, Type::TEXT),
-                    (&email, Type::TEXT),
-                    (&role.as_str(), Type::TEXT),
+                    (&new.email, Type::TEXT),
+                    (&new.role.as_str(), Type::TEXT),
                     (&hashed, Type::TEXT),
+                    (&groups, Type::TEXT_ARRAY),
                 ],
             )
             .await
@@ -154,14 +217,8 @@ impl Store {
             .map(User::from_row)
             .transpose()?
             .ok_or_else(|| nobody(&username))?;
-        let after = json!({"id": id, "username": username, "email": email, "role": role});
-        change
-            .commit(
-                witness,
-                "user.create",
-                json!({"subject": username, "before": null, "after": after}),
-            )
-            .await?;
+        let payload = json!({"subject": username, "before": null, "after": user.described()});
+        change.commit(witness, "user.create", payload).await?;
         Ok(user)
     }
 
@@ -325,20 +382,35 @@ impl Store {
             .transpose()
     }
 
-    /// Users by name, from after `after`; at most `limit` (capped at `PAGE_MAX`) and one more, which tells that there
-    /// is a next page.
+    /// Whether there is anybody, yet.
     ///
     /// # Errors
     /// Where the store is away.
-    pub async fn list_users(&self, after: &str, limit: i64) -> Result<Vec<User>, StoreError> {
-        let limit = limit.clamp(1, PAGE_MAX).saturating_add(1);
-        let sql = format!(
-            "select {USER_COLUMNS} from users u where deleted_at is null and username > $1 order by username limit $2"
+    pub async fn has_users(&self) -> Result<bool, StoreError> {
+        let sql = "select 1 from users where deleted_at is null limit 1";
+        Ok(self.read_opt("looking for users", sql, &[]).await?.is_some())
+    }
+
+    /// A page of the users.
+    ///
+    /// # Errors
+    /// Where the store is away.
+    pub async fn list_users(&self, filter: &UserFilter, window: &Window) -> Result<Listed<User>, StoreError> {
+        let (role, text) = (
+            filter.role.map(Role::as_str),
+            filter.q.as_ref().map(|q| q.to_lowercase()),
         );
-        let rows = self
-            .read("listing users", &sql, &[(&after, Type::TEXT), (&limit, Type::INT8)])
-            .await?;
-        rows.iter().map(User::from_row).collect()
+        let conditions = Conditions::default()
+            .when(role.as_ref(), Type::TEXT, "u.role = $?")
+            .when(filter.group.as_ref(), Type::TEXT, "u.groups @> array[$?]")
+            .either(filter.active, "u.active", "not u.active")
+            .when(
+                text.as_ref(),
+                Type::TEXT,
+                "strpos(u.username, $?) > 0 or strpos(lower(u.email), $?) > 0",
+            );
+        self.list("listing users", &USERS, conditions, window, User::from_row)
+            .await
     }
 }
 

@@ -5,6 +5,7 @@ mod access;
 mod browsers;
 mod change;
 mod description;
+mod lists;
 mod login;
 mod rig;
 mod rules;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use crate::rig::{Api, Rig, rig};
 
 /// Sessions of `user`, oldest first; the last one is live.
-async fn insert<S: Api>(rig: &Rig<S>, user: &str, count: i32) -> Vec<Uuid> {
+pub async fn insert<S: Api>(rig: &Rig<S>, user: &str, count: i32) -> Vec<Uuid> {
     let owner = rig.store.find_user(user).await.unwrap().unwrap();
     let client = rig.store.client().await.unwrap();
     let mut ids = Vec::new();
