@@ -314,4 +314,23 @@ create index users_groups on users using gin (groups);
 create index sessions_by_user_name on sessions (user_name, started_at desc, id desc);
 create index credentials_by_creation on credentials (created_at desc, id desc);
 
+-- A service account: no password, no sign-in; tokens from an administrator.
+alter table users add column service boolean not null default false;
+
+-- Personal tokens of the API. Only the SHA-256 is kept.
+create table personal_tokens (
+    id           uuid primary key,
+    user_id      uuid not null,
+    name         text not null,
+    scopes       text[] not null,                         -- read, connect, admin
+    hint         text not null,                           -- the first characters
+    sha256       bytea not null unique check (octet_length(sha256) = 32),
+    created_at   timestamptz not null default now(),
+    expires_at   timestamptz not null,
+    last_used_at timestamptz,                             -- to about ten minutes
+    revoked_at   timestamptz
+);
+create index personal_tokens_user on personal_tokens (user_id, expires_at);
+create index personal_tokens_by_creation on personal_tokens (created_at desc, id desc);
+
 -- section 9: reading the administrative record; declared resources

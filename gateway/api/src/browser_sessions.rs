@@ -40,7 +40,7 @@ async fn listed(caller: &Caller, of: Uuid) -> Result<web::Json<BrowserSessions>,
     let state = caller.state();
     let current = match &caller.means {
         Means::Browser { session, .. } => Some(session.id),
-        Means::Token => None,
+        Means::Token | Means::PersonalToken { .. } => None,
     };
     let view = |session: stored::BrowserSession| BrowserSession {
         current: current == Some(session.id),

@@ -1,5 +1,6 @@
-//! Who asks: the active user behind the bearer token or the browser session, and what the role allows.
+//! Who asks: the active user behind the bearer token or the browser session, and what role and scopes allow.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use actix_web::http::header::AUTHORIZATION;
@@ -9,14 +10,17 @@ use hoop_access::{Circumstances, Decision, MODES, Mode};
 use hoop_store::browser_sessions::{BrowserSession, csrf_token};
 use hoop_store::change::Witness;
 use hoop_store::connections::Connection;
+use hoop_store::personal_tokens::{self, Scope};
 use hoop_store::users::{Role, User};
 use serde_json::Value;
+use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::AppState;
 use crate::client_address::client_address;
 use crate::control::Control;
 use crate::problem::Problem;
+use crate::scopes;
 use crate::sign_in::by;
 
 const SIGN_IN: &str =
@@ -28,6 +32,11 @@ pub enum Means {
     Browser {
         session: BrowserSession,
         csrf_token: Zeroizing<String>,
+    },
+    /// May less than its owner.
+    PersonalToken {
+        id: Uuid,
+        scopes: BTreeSet<Scope>,
     },
 }
 
@@ -47,7 +56,10 @@ impl Caller {
     /// Changes anything.
     pub fn require_admin(&self) -> Result<(), Problem> {
         match self.user.role {
-            Role::Admin => Ok(()),
+            Role::Admin if self.has(&[Scope::Admin]) => Ok(()),
+            Role::Admin => Err(Problem::forbidden(
+                "The token's scopes do not allow this: it needs admin. Use a token that has it.",
+            )),
             Role::Auditor | Role::Member => Err(Problem::forbidden("Only an admin may do this. Ask one.")),
         }
     }
@@ -61,8 +73,16 @@ impl Caller {
         }
     }
 
-    pub const fn reads_all(&self) -> bool {
-        matches!(self.user.role, Role::Admin | Role::Auditor)
+    pub fn reads_all(&self) -> bool {
+        matches!(self.user.role, Role::Admin | Role::Auditor) && self.has(&[Scope::Read, Scope::Admin])
+    }
+
+    /// Whether it is a sign-in, or a personal token with one of these scopes.
+    fn has(&self, any: &[Scope]) -> bool {
+        match &self.means {
+            Means::Token | Means::Browser { .. } => true,
+            Means::PersonalToken { scopes, .. } => any.iter().any(|scope| scopes.contains(scope)),
+        }
     }
 
     /// What the rules say of this caller and a connection, without regard to time and place: those are asked when it is
@@ -98,7 +118,11 @@ pub struct CallerWitness<'a> {
 impl Witness for CallerWitness<'_> {
     fn record<'a>(&'a self, kind: &'static str, mut payload: Value) -> BoxFuture<'a, Result<(), String>> {
         if let Value::Object(members) = &mut payload {
-            members.insert("by".into(), by(Some(&self.caller.user), self.caller.address));
+            let mut by = by(Some(&self.caller.user), self.caller.address);
+            if let (Means::PersonalToken { id, .. }, Value::Object(by)) = (&self.caller.means, &mut by) {
+                by.insert("token".into(), id.to_string().into());
+            }
+            members.insert("by".into(), by);
         }
         self.control.record(kind, payload)
     }
@@ -131,9 +155,15 @@ async fn authenticate(request: &HttpRequest, state: &AppState) -> Result<(User, 
         (Some(_), Some(_)) => Err(Problem::unauthorized(
             "The request has a bearer token and a session's cookie. Send one of them.",
         )),
+        (Some(token), None) if token.starts_with(personal_tokens::PREFIX) => {
+            let owner = state.store.personal_token_owner(&token).await?.ok_or_else(unknown)?;
+            let path = request.match_pattern().unwrap_or_default();
+            scopes::check(&owner.scopes, request.method(), &path)?;
+            let (id, scopes) = (owner.token_id, owner.scopes);
+            Ok((owner.user, Means::PersonalToken { id, scopes }))
+        }
         (Some(token), None) => {
             let user = state.store.token_user(&token).await?;
-            let unknown = || Problem::unauthorized(format!("The token is unknown, expired or revoked. {SIGN_IN}"));
             Ok((user.ok_or_else(unknown)?, Means::Token))
         }
         (None, Some(cookie)) => {
@@ -147,6 +177,10 @@ async fn authenticate(request: &HttpRequest, state: &AppState) -> Result<(User, 
             Ok((user, Means::Browser { session, csrf_token }))
         }
     }
+}
+
+fn unknown() -> Problem {
+    Problem::unauthorized(format!("The token is unknown, expired or revoked. {SIGN_IN}"))
 }
 
 /// RFC 6750 §2.1.

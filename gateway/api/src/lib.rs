@@ -23,9 +23,11 @@ pub mod openapi;
 mod page;
 mod problem;
 mod rules;
+mod scopes;
 mod sessions;
 mod sign_in;
 mod system;
+mod tokens;
 mod users;
 
 use std::sync::Arc;
@@ -127,6 +129,10 @@ fn routes(config: &mut ServiceConfig<'_>) {
                 .service(connections::delete_connection)
                 .service(credentials::list_credentials)
                 .service(credentials::revoke_credential)
+                .service(tokens::list_tokens)
+                .service(tokens::make_token)
+                .service(tokens::get_token)
+                .service(tokens::revoke_token)
                 .service(sessions::list_sessions)
                 .service(sessions::session_events)
                 .service(sessions::kill_session)

@@ -115,6 +115,11 @@ pub async fn logout(request: HttpRequest, caller: Caller) -> Result<HttpResponse
     let mut response = HttpResponse::NoContent();
     let mut session = None;
     match &caller.means {
+        Means::PersonalToken { .. } => {
+            return Err(Problem::forbidden(
+                "Revoke a personal token with DELETE /api/tokens/{id}.",
+            ));
+        }
         Means::Token => {
             if let Some(token) = bearer(&request)? {
                 state.store.revoke_token(&token).await?;
@@ -158,7 +163,7 @@ pub struct CurrentSession {
 #[get("/session")]
 pub async fn current_session(caller: Caller) -> web::Json<CurrentSession> {
     web::Json(match &caller.means {
-        Means::Token => CurrentSession {
+        Means::Token | Means::PersonalToken { .. } => CurrentSession {
             hold: Hold::Token,
             method: None,
             csrf_token: None,

@@ -56,6 +56,8 @@ pub struct User {
     pub role: Role,
     pub groups: Vec<String>,
     pub active: bool,
+    /// A service account: it has no password and signs in nowhere, but has tokens.
+    pub service: bool,
     pub version: i64,
     pub created_at: DateTime<Utc>,
 }
@@ -69,6 +71,7 @@ impl From<stored::User> for User {
             role: user.role.into(),
             groups: user.groups,
             active: user.active,
+            service: user.service,
             version: user.version,
             created_at: user.created_at,
         }
@@ -81,8 +84,9 @@ pub struct NewUser {
     /// Kept in lower case.
     #[schema(min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9._@+-]+$")]
     username: String,
+    /// A person's first one; a service account has none.
     #[schema(format = Password, min_length = 12, max_length = 1024)]
-    password: String,
+    password: Option<String>,
     role: Role,
     #[serde(default)]
     #[schema(max_length = 254)]
@@ -91,6 +95,9 @@ pub struct NewUser {
     #[serde(default)]
     #[schema(max_items = 500)]
     groups: Vec<String>,
+    /// True: a service account, without a password.
+    #[serde(default)]
+    service: bool,
 }
 
 /// Which users.
@@ -102,6 +109,8 @@ pub struct UsersFilter {
     #[param(max_length = 256)]
     group: Option<String>,
     active: Option<bool>,
+    /// Service accounts, or people.
+    service: Option<bool>,
     /// What the name or the e-mail address contains.
     #[param(max_length = 256)]
     q: Option<String>,
@@ -117,6 +126,7 @@ impl From<UsersFilter> for stored::UserFilter {
             role: filter.role.map(Into::into),
             group: filter.group,
             active: filter.active,
+            service: filter.service,
             q: filter.q,
         }
     }
@@ -138,7 +148,7 @@ pub async fn list_users(request: HttpRequest, caller: Caller) -> Result<web::Jso
     Ok(web::Json(asked.page(listed, User::from)))
 }
 
-/// Create a user with a local password.
+/// Create a user with a local password, or a service account.
 #[utoipa::path(
     tag = "users",
     request_body = NewUser,
@@ -149,15 +159,26 @@ pub async fn list_users(request: HttpRequest, caller: Caller) -> Result<web::Jso
 pub async fn create_user(caller: Caller, body: Body) -> Result<HttpResponse, Problem> {
     caller.require_admin()?;
     let new: NewUser = body.json(BODY_MAX_BYTES).await?;
-    let password = Zeroizing::new(new.password);
+    let password = new.password.map(Zeroizing::new);
+    if password.is_none() && !new.service {
+        let detail = "The member password is missing. Give a first one, or make a service account with service.";
+        return Err(Problem::field("password", detail));
+    }
     let store = &caller.state().store;
     let somebody = stored::NewUser {
         username: &new.username,
         email: &new.email,
         role: new.role.into(),
         groups: new.groups,
+        service: new.service,
     };
-    let user = store.add_user(somebody, Some(&password), &caller.witness()).await?;
+    let user = store
+        .add_user(
+            somebody,
+            password.as_ref().map(|password| password.as_str()),
+            &caller.witness(),
+        )
+        .await?;
     Ok(HttpResponse::Created().json(User::from(user)))
 }
 

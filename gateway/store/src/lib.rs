@@ -17,6 +17,7 @@ pub mod list;
 pub mod migrate;
 pub mod names;
 mod opaque;
+pub mod personal_tokens;
 pub mod pool;
 mod random;
 pub mod replicas;

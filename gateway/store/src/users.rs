@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::change::{Change, Witness, check_version, conflict, get};
 use crate::list::{Conditions, Listed, Listing, SortKey, Window};
 use crate::names::{self, invalid};
-use crate::{Store, StoreError, browser_sessions, changes};
+use crate::{Store, StoreError, browser_sessions, changes, personal_tokens};
 
 /// Fewest characters of a password that is set.
 pub const PASSWORD_MIN_CHARS: usize = 12;
@@ -49,6 +49,8 @@ pub struct User {
     pub role: Role,
     pub groups: Vec<String>,
     pub active: bool,
+    /// A service account: it has no password, and signs in nowhere.
+    pub service: bool,
     /// Grows with each change.
     pub version: i64,
     pub created_at: DateTime<Utc>,
@@ -57,7 +59,7 @@ pub struct User {
 /// Columns of `users u`, for `User::from_row`.
 pub(crate) const USER_COLUMNS: &str = "u.id as u_id, u.username as u_username, u.email as u_email, u.role as u_role, \
      u.groups as u_groups, u.active and u.deleted_at is null as u_active, u.created_at as u_created_at, \
-     u.version as u_version";
+     u.version as u_version, u.service as u_service";
 
 /// How users can be listed.
 pub static USERS: Listing = Listing {
@@ -81,6 +83,8 @@ pub struct UserFilter {
     /// Who are in it.
     pub group: Option<String>,
     pub active: Option<bool>,
+    /// Service accounts, or people.
+    pub service: Option<bool>,
     /// In the name or the e-mail address.
     pub q: Option<String>,
 }
@@ -94,6 +98,7 @@ impl User {
             role: Role::from_stored(&get::<String>(row, "u_role")?),
             groups: get(row, "u_groups")?,
             active: get(row, "u_active")?,
+            service: get(row, "u_service")?,
             version: get(row, "u_version")?,
             created_at: get(row, "u_created_at")?,
         })
@@ -114,7 +119,7 @@ impl User {
     fn described(&self) -> Value {
         json!({
             "id": self.id, "username": self.username, "email": self.email, "role": self.role, "groups": self.groups,
-            "active": self.active,
+            "active": self.active, "service": self.service,
         })
     }
 }
@@ -144,6 +149,8 @@ pub struct NewUser<'a> {
     pub email: &'a str,
     pub role: Role,
     pub groups: Vec<String>,
+    /// A service account.
+    pub service: bool,
 }
 
 impl Store {
@@ -164,11 +171,12 @@ impl Store {
             email,
             role,
             groups: Vec::new(),
+            service: false,
         };
         self.add_user(new, Some(password), witness).await
     }
 
-    /// A user; without a password, one who cannot sign in with one.
+    /// A user; without a password, one who cannot sign in with one. A service account has none.
     ///
     /// # Errors
     /// `Invalid` (username, password, email, groups), `Conflict` where the name is taken, `Unrecorded`, or the store is
@@ -183,6 +191,7 @@ impl Store {
         let groups = checked_groups(new.groups)?;
         check_email(new.email)?;
         let hashed = match password {
+            Some(_) if new.service => return Err(no_password()),
             None => None,
             Some(password) => {
                 check_new_password(password)?;
@@ -195,8 +204,8 @@ impl Store {
         let mut client = self.client().await?;
         let change = Change::begin(&mut client, "creating a user").await?;
         let sql = format!(
-            "insert into users as u (id, username, email, role, password_hash, groups) \
-             values ($1, $2, $3, $4, $5, $6) returning {USER_COLUMNS}"
+            "insert into users as u (id, username, email, role, password_hash, groups, service) \
+             values ($1, $2, $3, $4, $5, $6, $7) returning {USER_COLUMNS}"
         );
         let row = change
             .query_opt(
@@ -208,6 +217,7 @@ impl Store {
                     (&new.role.as_str(), Type::TEXT),
                     (&hashed, Type::TEXT),
                     (&groups, Type::TEXT_ARRAY),
+                    (&new.service, Type::BOOL),
                 ],
             )
             .await
@@ -293,6 +303,7 @@ impl Store {
                    version = version + 1 where id = $1";
         change.query(sql, id).await?;
         change.query("delete from api_tokens where user_id = $1", id).await?;
+        personal_tokens::revoke_all(&change, before.id).await?;
         browser_sessions::end_all(&change, before.id).await?;
         change.announce(changes::USER_CHANGED, before.id.to_string());
         let payload = json!({"subject": username, "before": before.described(), "after": null});
@@ -311,6 +322,9 @@ impl Store {
         let mut client = self.client().await?;
         let change = Change::begin(&mut client, "setting a password").await?;
         let user = locked(&change, &username, None).await?;
+        if user.service {
+            return Err(no_password());
+        }
         change
             .query(
                 "update users set password_hash = $2, updated_at = now(), version = version + 1 where id = $1",
@@ -320,6 +334,7 @@ impl Store {
         change
             .query("delete from api_tokens where user_id = $1", &[(&user.id, Type::UUID)])
             .await?;
+        personal_tokens::revoke_all(&change, user.id).await?;
         browser_sessions::end_all(&change, user.id).await?;
         let payload = json!({"subject": username, "before": null, "after": {"id": user.id, "password": "replaced"}});
         change.commit(witness, "user.password", payload).await
@@ -404,6 +419,7 @@ impl Store {
             .when(role.as_ref(), Type::TEXT, "u.role = $?")
             .when(filter.group.as_ref(), Type::TEXT, "u.groups @> array[$?]")
             .either(filter.active, "u.active", "not u.active")
+            .either(filter.service, "u.service", "not u.service")
             .when(
                 text.as_ref(),
                 Type::TEXT,
@@ -453,7 +469,8 @@ async fn keep_an_admin(change: &Change<'_>, but: Uuid) -> Result<(), StoreError>
     change
         .query("select pg_advisory_xact_lock($1)", &[(&ADMINS_LOCK, Type::INT8)])
         .await?;
-    let sql = "select 1 from users where role = 'admin' and active and deleted_at is null and id <> $1 limit 1";
+    let sql = "select 1 from users where role = 'admin' and active and not service and deleted_at is null and id <> $1 \
+               limit 1";
     match change.query_opt(sql, &[(&but, Type::UUID)]).await? {
         Some(_) => Ok(()),
         None => Err(invalid(
@@ -471,6 +488,10 @@ fn check_new_password(password: &str) -> Result<(), StoreError> {
         ));
     }
     Ok(())
+}
+
+fn no_password() -> StoreError {
+    invalid("password", "cannot be set: a service account has none, but tokens")
 }
 
 fn nobody(username: &str) -> StoreError {

@@ -7,6 +7,8 @@ mod change;
 mod description;
 mod lists;
 mod login;
+mod matrix;
 mod rig;
 mod rules;
 mod sessions;
+mod tokens;
