@@ -333,4 +333,16 @@ create table personal_tokens (
 create index personal_tokens_user on personal_tokens (user_id, expires_at);
 create index personal_tokens_by_creation on personal_tokens (created_at desc, id desc);
 
+-- SSH public keys. A row goes when its account or the key does; a key is one account's.
+create table ssh_keys (
+    id          uuid primary key,
+    user_id     uuid not null,
+    name        text not null,
+    algorithm   text not null,
+    fingerprint text not null unique,                     -- SHA256:…, as ssh-keygen shows it
+    openssh     text not null,                            -- algorithm and base64, without a comment
+    created_at  timestamptz not null default now()
+);
+create index ssh_keys_user on ssh_keys (user_id);
+
 -- section 9: reading the administrative record; declared resources

@@ -2,6 +2,8 @@
 //!
 //! INVARIANT: no value of a body occurs in an error: a password in the wrong place must not come back.
 
+use std::time::Duration;
+
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{FromRequest, HttpRequest, dev};
 use futures_util::StreamExt;
@@ -17,6 +19,9 @@ use crate::problem::Problem;
 pub const BODY_MAX_BYTES: usize = 64 * 1024;
 /// Largest body of a request that may hold a CA bundle.
 pub const CA_BODY_MAX_BYTES: usize = 1024 * 1024;
+
+/// Longest wait for a whole body, in seconds.
+pub const BODY_TIMEOUT_S: u64 = 30;
 
 /// A request's body, not yet read.
 pub struct Body {
@@ -45,10 +50,19 @@ impl FromRequest for Body {
 
 impl Body {
     /// The body as `T`, whose unknown members are refused where `T` says so.
-    pub async fn json<T: DeserializeOwned>(mut self, max_bytes: usize) -> Result<T, Problem> {
+    pub async fn json<T: DeserializeOwned>(self, max_bytes: usize) -> Result<T, Problem> {
+        self.within(max_bytes, Duration::from_secs(BODY_TIMEOUT_S)).await
+    }
+
+    async fn within<T: DeserializeOwned>(mut self, max_bytes: usize, wait: Duration) -> Result<T, Problem> {
         if !self.is_json {
             return Err(Problem::not_json());
         }
+        let read = tokio::time::timeout(wait, self.read(max_bytes)).await;
+        parse(&read.map_err(|_| Problem::too_slow(wait.as_secs()))??)
+    }
+
+    async fn read(&mut self, max_bytes: usize) -> Result<Zeroizing<Vec<u8>>, Problem> {
         let mut bytes = Zeroizing::new(Vec::new());
         while let Some(chunk) = self.payload.next().await {
             let chunk = chunk.map_err(|_| Problem::malformed("The body broke off."))?;
@@ -57,7 +71,7 @@ impl Body {
             }
             bytes.extend_from_slice(&chunk);
         }
-        parse(&bytes)
+        Ok(bytes)
     }
 }
 
@@ -156,6 +170,18 @@ mod tests {
         let problem = parse::<Small>(text.as_bytes()).unwrap_err();
         assert!(!problem.detail.contains("hunter2"), "{}", problem.detail);
         (problem.status_code().as_u16(), problem.field)
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        let body = Body {
+            payload: dev::Payload::Stream {
+                payload: Box::pin(futures_util::stream::pending()),
+            },
+            is_json: true,
+        };
+        let problem = body.within::<Small>(BODY_MAX_BYTES, Duration::ZERO).await.unwrap_err();
+        assert_eq!(problem.status_code().as_u16(), 408);
     }
 
     #[test]

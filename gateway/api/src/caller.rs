@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::time::Instant;
 
 use actix_web::http::header::AUTHORIZATION;
 use actix_web::{FromRequest, HttpRequest, dev, web};
@@ -138,6 +139,8 @@ impl FromRequest for Caller {
             let state = request.app_data::<web::Data<AppState>>().cloned();
             let state = state.ok_or_else(|| Problem::unavailable("The API is not set up."))?;
             let (user, means) = authenticate(&request, &state).await?;
+            let counted = state.limiter.account(user.id, Instant::now());
+            counted.map_err(Problem::over_rate)?;
             Ok(Self {
                 user,
                 means,

@@ -1,6 +1,7 @@
 //! The last hand on every response: which path a problem speaks of, and headers that keep browsers careful.
 
 use std::sync::LazyLock;
+use std::time::Instant;
 
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::{ResourceDef, ServiceRequest, ServiceResponse};
@@ -13,6 +14,7 @@ use actix_web::{Error, HttpRequest, HttpResponse, ResponseError, web};
 use utoipa::openapi::PathItem;
 
 use crate::AppState;
+use crate::client_address::client_address;
 use crate::openapi;
 use crate::problem::Problem;
 
@@ -35,18 +37,13 @@ pub async fn finish(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let response = next.call(request).await?;
-    let problem = response
-        .response()
-        .error()
-        .and_then(|e| e.as_error::<Problem>())
-        .cloned();
-    let mut response = response.map_into_boxed_body();
-    if let Some(problem) = problem {
-        let (request, _) = response.into_parts();
-        let body = problem.at(instance(&request)).error_response();
-        response = ServiceResponse::new(request, body);
-    }
+    let mut response = match over_rate(&request) {
+        Some(problem) => {
+            let (request, _body) = request.into_parts();
+            refusal(request, problem)
+        }
+        None => answered(request, next).await?,
+    };
     let https = response
         .request()
         .app_data::<web::Data<AppState>>()
@@ -59,6 +56,33 @@ pub async fn finish(
         headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
     }
     Ok(response)
+}
+
+/// Asked before anything else of a request is looked at.
+fn over_rate(request: &ServiceRequest) -> Option<Problem> {
+    let state = request.app_data::<web::Data<AppState>>()?;
+    let address = client_address(request.request(), &state.trusted_proxies)?;
+    let counted = state.limiter.address(address, Instant::now());
+    counted.err().map(Problem::over_rate)
+}
+
+async fn answered(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<BoxBody>, Error> {
+    let response = next.call(request).await?;
+    let error = response.response().error();
+    let problem = error.and_then(|e| e.as_error::<Problem>()).cloned();
+    let response = response.map_into_boxed_body();
+    Ok(match problem {
+        Some(problem) => refusal(response.into_parts().0, problem),
+        None => response,
+    })
+}
+
+fn refusal(request: HttpRequest, problem: Problem) -> ServiceResponse<BoxBody> {
+    let body = problem.at(instance(&request)).error_response();
+    ServiceResponse::new(request, body)
 }
 
 struct Route {

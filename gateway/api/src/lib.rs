@@ -22,10 +22,12 @@ mod login;
 pub mod openapi;
 mod page;
 mod problem;
+pub mod rate;
 mod rules;
 mod scopes;
 mod sessions;
 mod sign_in;
+mod ssh_keys;
 mod system;
 mod tokens;
 mod users;
@@ -42,6 +44,7 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::control::Control;
 use crate::cookies::Browsers;
+use crate::rate::{Limiter, Rates};
 
 /// What every request shares. One a process: the counts of failed sign-ins are in it.
 pub struct AppState {
@@ -51,6 +54,7 @@ pub struct AppState {
     pub public_url: String,
     /// Proxies whose word counts for where a request comes from.
     trusted_proxies: Vec<Network>,
+    limiter: Limiter,
     browsers: Browsers,
     slowdown: Slowdown,
 }
@@ -65,6 +69,7 @@ impl AppState {
             browsers: Browsers::new(&public_url),
             public_url,
             trusted_proxies: Vec::new(),
+            limiter: Limiter::new(Rates::default()),
             slowdown: Slowdown::default(),
         }
     }
@@ -73,6 +78,13 @@ impl AppState {
     #[must_use]
     pub const fn with_browser_lifetimes(mut self, lifetimes: Lifetimes) -> Self {
         self.browsers.lifetimes = lifetimes;
+        self
+    }
+
+    /// Holds callers to these rates.
+    #[must_use]
+    pub fn with_rates(mut self, rates: Rates) -> Self {
+        self.limiter = Limiter::new(rates);
         self
     }
 
@@ -129,6 +141,9 @@ fn routes(config: &mut ServiceConfig<'_>) {
                 .service(connections::delete_connection)
                 .service(credentials::list_credentials)
                 .service(credentials::revoke_credential)
+                .service(ssh_keys::list_ssh_keys)
+                .service(ssh_keys::add_ssh_key)
+                .service(ssh_keys::delete_ssh_key)
                 .service(tokens::list_tokens)
                 .service(tokens::make_token)
                 .service(tokens::get_token)

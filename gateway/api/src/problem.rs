@@ -62,6 +62,8 @@ const FIELD: Kind = Kind(
     StatusCode::UNPROCESSABLE_ENTITY,
 );
 const TOO_MANY: Kind = Kind("too-many-attempts", "Too many attempts", StatusCode::TOO_MANY_REQUESTS);
+const OVER_RATE: Kind = Kind("too-many-requests", "Too many requests", StatusCode::TOO_MANY_REQUESTS);
+const TOO_SLOW: Kind = Kind("too-slow", "Too slow", StatusCode::REQUEST_TIMEOUT);
 const INTERNAL: Kind = Kind("internal", "The gateway failed", StatusCode::INTERNAL_SERVER_ERROR);
 const UNAVAILABLE: Kind = Kind("unavailable", "Not available now", StatusCode::SERVICE_UNAVAILABLE);
 
@@ -151,6 +153,21 @@ impl Problem {
             retry_after_s,
             ..Self::new(&TOO_MANY, detail)
         }
+    }
+
+    pub fn over_rate(retry_after_s: u64) -> Self {
+        let detail = format!("Too many requests of this account or address. Try again in {retry_after_s} s.");
+        Self {
+            retry_after_s: Some(u32::try_from(retry_after_s).unwrap_or(u32::MAX)),
+            ..Self::new(&OVER_RATE, detail)
+        }
+    }
+
+    pub fn too_slow(max_s: u64) -> Self {
+        Self::new(
+            &TOO_SLOW,
+            format!("The body was not whole within {max_s} s. Send it again."),
+        )
     }
 
     pub fn unavailable(detail: impl Into<String>) -> Self {
@@ -251,12 +268,12 @@ macro_rules! refusals {
 
 refusals! {
     /// Of every request that must be signed in.
-    Signed: "401" "Not signed in", "403" "The role does not allow it, or a browser's request may be forged", "500" "The gateway failed",
+    Signed: "401" "Not signed in", "403" "The role does not allow it, or a browser's request may be forged", "429" "Too many requests", "500" "The gateway failed",
         "503" "The store is away";
     /// Of every request without a sign-in.
-    Open: "500" "The gateway failed", "503" "The store is away";
+    Open: "429" "Too many requests", "500" "The gateway failed", "503" "The store is away";
     /// Of every request with a body.
-    Bodied: "400" "Not JSON", "413" "Too large", "415" "Not application/json",
+    Bodied: "400" "Not JSON", "408" "Too slow", "413" "Too large", "415" "Not application/json",
         "422" "A member is unknown, missing or not acceptable";
     /// Of every list.
     Listed: "422" "A parameter is unknown or not acceptable";

@@ -27,6 +27,8 @@ pub mod rules;
 pub mod seal;
 pub mod sessions;
 pub mod settings;
+pub mod ssh_keys;
+pub mod ssh_public_key;
 pub mod store;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

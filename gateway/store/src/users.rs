@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::change::{Change, Witness, check_version, conflict, get};
 use crate::list::{Conditions, Listed, Listing, SortKey, Window};
 use crate::names::{self, invalid};
-use crate::{Store, StoreError, browser_sessions, changes, personal_tokens};
+use crate::{Store, StoreError, browser_sessions, changes, personal_tokens, ssh_keys};
 
 /// Fewest characters of a password that is set.
 pub const PASSWORD_MIN_CHARS: usize = 12;
@@ -304,6 +304,7 @@ impl Store {
         change.query(sql, id).await?;
         change.query("delete from api_tokens where user_id = $1", id).await?;
         personal_tokens::revoke_all(&change, before.id).await?;
+        ssh_keys::delete_all(&change, before.id).await?;
         browser_sessions::end_all(&change, before.id).await?;
         change.announce(changes::USER_CHANGED, before.id.to_string());
         let payload = json!({"subject": username, "before": before.described(), "after": null});

@@ -13,6 +13,7 @@ use futures_util::future::{BoxFuture, ready};
 use hoop_access::{Circumstances, Mode};
 use hoop_api::AppState;
 use hoop_api::control::{Check, Control, ControlError, Readiness};
+use hoop_api::rate::Rates;
 use hoop_proto::evidence::Event;
 use hoop_store::Store;
 use hoop_store::change::Unrecorded;
@@ -137,6 +138,10 @@ pub struct Rig<S> {
 }
 
 pub async fn rig() -> Rig<impl Api> {
+    rig_with(Rates::default()).await
+}
+
+pub async fn rig_with(rates: Rates) -> Rig<impl Api> {
     let store = hoop_store::testing::store().await;
     let mut tokens = Vec::new();
     for (name, role) in [("root", Role::Admin), ("watch", Role::Auditor), ("ada", Role::Member)] {
@@ -148,7 +153,7 @@ pub async fn rig() -> Rig<impl Api> {
         tokens.push(issued.token.to_string());
     }
     let fake = Arc::new(Fake::default());
-    let state = web::Data::new(AppState::new(store.clone(), fake.clone(), "https://gateway.test"));
+    let state = web::Data::new(AppState::new(store.clone(), fake.clone(), "https://gateway.test").with_rates(rates));
     let app = test::init_service(App::new().configure(hoop_api::configure(state))).await;
     let [admin, auditor, member] = <[String; 3]>::try_from(tokens).unwrap();
     Rig {
