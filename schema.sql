@@ -307,6 +307,21 @@ create table setup_links (
 
 -- section 7: connections: several agents, limits, owners
 
+-- `agent`, one name, has become `agents`, a list.
+update connections
+set settings = (settings - 'agent') || jsonb_build_object('agents', jsonb_build_array(settings -> 'agent'))
+where settings ? 'agent';
+
+-- Sessions of connections with a max_sessions of their own. A row counts while its replica lives.
+create table session_places (
+    session       uuid primary key,
+    connection_id uuid not null,
+    replica_id    uuid not null references replicas (id),
+    taken_at      timestamptz not null default now()
+);
+create index session_places_connection on session_places (connection_id);
+create index session_places_replica on session_places (replica_id);
+
 -- section 8: service accounts, personal tokens, public keys
 
 -- For lists with filters.

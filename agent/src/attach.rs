@@ -26,6 +26,8 @@ use crate::secrets;
 use crate::sessions::Admission;
 use crate::splice::{Splice, Spliced};
 use crate::targets::postgres::{self, Asker, CancelKey, Login};
+use crate::targets::progress::{Progress, Stage};
+use crate::trial;
 
 /// The channel that carries the session's bytes; channel 0 is the session itself.
 pub const BYTES_CHANNEL: u32 = 1;
@@ -69,7 +71,15 @@ pub async fn serve(shared: Rc<Shared>, client: LinkClient<Http2>, dispatch: Disp
         return;
     }
     let attach = attach(Rc::clone(&shared), client, outbox, inbound_slot);
-    let life = live(&shared, &mux, dispatch, attach);
+    let test_only = dispatch.target.as_ref().is_some_and(|target| target.test_only);
+    let life = async {
+        if test_only {
+            tried(&shared, &mux, dispatch, attach).await;
+            None
+        } else {
+            live(&shared, &mux, dispatch, attach).await
+        }
+    };
     let end = match admission.until_stopped(life).await {
         Ok(end) => end,
         Err(_stopped) => Some(Refusal::new(
@@ -170,6 +180,31 @@ async fn live(
     }
 }
 
+/// A Dispatch that only tests its target. What was found goes over the stream like a session's greeting.
+async fn tried(shared: &Rc<Shared>, mux: &Mux, dispatch: Dispatch, attach: impl Future<Output = Result<(), Status>>) {
+    let both = async {
+        let (attached, tested) = tokio::join!(attach, trial::run(shared, dispatch));
+        match attached {
+            Ok(()) => Some(tested),
+            Err(status) => {
+                tracing::warn!(code = ?status.code(), message = status.message(), "the gateway refused Attach");
+                None
+            }
+        }
+    };
+    let given_up = async { while !matches!(mux.next_event().await, MuxEvent::Close(_) | MuxEvent::Lost(_)) {} };
+    tokio::select! {
+        tested = both => {
+            let Some(tested) = tested else { return };
+            tracing::info!(stage = tested.stage, code = tested.code, "a connection was tested");
+            let control = Control { body: Some(ControlBody::Tested(tested)) };
+            // a gateway that is gone by now needs no answer
+            let _ = mux.control(0, control);
+        }
+        () = given_up => {}
+    }
+}
+
 /// Attach and login side by side. The gateway hears of the login at once, whether it has answered Attach or not.
 async fn start(
     shared: &Rc<Shared>,
@@ -178,7 +213,8 @@ async fn start(
     attach: impl Future<Output = Result<(), Status>>,
 ) -> Result<Login, Option<Refusal>> {
     let mut attach = std::pin::pin!(attach);
-    let mut login = std::pin::pin!(login(shared, dispatch));
+    let mut progress = Progress::default();
+    let mut login = std::pin::pin!(login(shared, dispatch, &mut progress));
     let mut attached = false;
     let mut outcome: Option<Result<Login, Refusal>> = None;
     loop {
@@ -213,7 +249,9 @@ async fn start(
     }
 }
 
-async fn login(shared: &Rc<Shared>, dispatch: Dispatch) -> Result<Login, Refusal> {
+/// Resolves the target's secret and logs in.
+pub(crate) async fn login(shared: &Rc<Shared>, dispatch: Dispatch, progress: &mut Progress) -> Result<Login, Refusal> {
+    progress.enter(Stage::Secret);
     let agent = &shared.config.key.agent;
     let mut target: Target = dispatch.target.unwrap_or_default();
     let password = secrets::resolve(target.secret.take(), &shared.config.references)
@@ -226,7 +264,7 @@ async fn login(shared: &Rc<Shared>, dispatch: Dispatch) -> Result<Login, Refusal
         agent,
         connection: &dispatch.connection,
     };
-    postgres::login(&target, password, &shared.config.allow, asker).await
+    postgres::login(&target, password, &shared.config.allow, asker, progress).await
 }
 
 /// Cancels of one session: one under way at a time, for a second one asks for the same thing.

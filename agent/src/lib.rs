@@ -16,3 +16,4 @@ pub mod secrets;
 pub mod sessions;
 pub mod splice;
 pub mod targets;
+pub mod trial;

@@ -48,7 +48,7 @@ const PLANNER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a link looks whether its planner lives.
 const PLANNER_CHECK: Duration = Duration::from_secs(5);
 /// What this release can do beyond logging in and carrying bytes.
-pub const CAPABILITIES: [&str; 2] = ["postgres.cancel", "postgres.3.2"];
+pub const CAPABILITIES: [&str; 3] = ["postgres.cancel", "postgres.3.2", "test"];
 
 /// Why a link is over.
 #[derive(Debug, thiserror::Error)]

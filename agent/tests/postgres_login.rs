@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use hoop_agent::targets::allow::AllowList;
 use hoop_agent::targets::postgres::{Asker, Login, cancel, login};
+use hoop_agent::targets::progress::Progress;
 use hoop_proto::end::{End, Refusal};
 use hoop_proto::link::{Parameter, Target};
 use support::authority::Authority;
@@ -57,7 +58,14 @@ fn target(port: u16, user: &str) -> Target {
 
 async fn attempt(target: &Target, password: &str) -> Result<Login, Refusal> {
     let password = (!password.is_empty()).then(|| Zeroizing::new(password.to_owned()));
-    login(target, password, &AllowList::new(vec![], vec![]), ASKER).await
+    login(
+        target,
+        password,
+        &AllowList::new(vec![], vec![]),
+        ASKER,
+        &mut Progress::default(),
+    )
+    .await
 }
 
 async fn refusal(target: &Target, password: &str) -> Refusal {
@@ -259,7 +267,7 @@ async fn an_unreachable_or_forbidden_target_is_told_with_agent_and_rule_and_with
     );
 
     let allow = AllowList::new(vec!["10.0.0.0/8:5432".parse().unwrap()], vec![]);
-    let Err(forbidden) = login(&target(free, "u"), None, &allow, ASKER).await else {
+    let Err(forbidden) = login(&target(free, "u"), None, &allow, ASKER, &mut Progress::default()).await else {
         panic!("logged in")
     };
     assert_eq!(forbidden.end, End::AgentRefused);

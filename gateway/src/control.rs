@@ -6,6 +6,7 @@ use actix::Addr;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use hoop_actors::handle::Handle;
+use hoop_api::connection_test::{AgentTest, ConnectionToTest};
 use hoop_api::control::{Check, Control, ControlError, Readiness};
 use hoop_evidence::read;
 use hoop_evidence::writer::{AuditSetup, AuditWriter, Flush, Log};
@@ -16,8 +17,10 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::directory::Freshness;
+use crate::links::dispatch::Dispatcher;
 use crate::links::registry::{Links, Online};
 use crate::sessions::{EndSessions, Sessions, Which};
+use crate::trial;
 
 /// Where people and agents reach this gateway.
 #[derive(Clone)]
@@ -33,6 +36,7 @@ pub struct GatewayControl {
     pub store: Store,
     pub sessions: Addr<Sessions>,
     pub links: Addr<Links>,
+    pub dispatcher: Dispatcher,
     pub writer: Handle<AuditWriter>,
     pub audit: AuditSetup,
     pub freshness: Freshness,
@@ -140,6 +144,12 @@ impl Control for GatewayControl {
             }
         }
         .boxed()
+    }
+
+    fn test_connection(&self, asked: ConnectionToTest) -> BoxFuture<'_, Result<Vec<AgentTest>, ControlError>> {
+        let dispatcher = self.dispatcher.clone();
+        // a task of its own: it ends by itself, whether its caller waits or not
+        async move { actix_rt::spawn(trial::run(dispatcher, asked)).await.map_err(failed) }.boxed()
     }
 
     fn link_address(&self) -> String {

@@ -69,6 +69,8 @@ pub struct DirectoryParts {
     pub sessions: Addr<Sessions>,
     pub links: Addr<Links>,
     pub freshness: Freshness,
+    /// This replica.
+    pub replica: Uuid,
     /// Number of the last change that was applied: what was before is in the tables themselves.
     pub last: Arc<AtomicI64>,
 }
@@ -99,7 +101,11 @@ impl Directory {
         }
         self.judging = true;
         let parts = self.parts.clone();
-        let judging = async move { tokio::time::timeout(READ_TIMEOUT, rejudge(&parts)).await };
+        let looking = async move {
+            rejudge(&parts).await?;
+            free_left_behind(&parts).await
+        };
+        let judging = tokio::time::timeout(READ_TIMEOUT, looking);
         let judging = actix::fut::wrap_future::<_, Self>(judging);
         ctx.spawn(actix::ActorFutureExt::map(
             judging,
@@ -208,6 +214,23 @@ async fn rejudge(parts: &DirectoryParts) -> Result<(), StoreError> {
         let _ = parts.sessions.send(end).await;
     }
     Ok(())
+}
+
+/// Gives back the places of sessions that could not do so themselves.
+async fn free_left_behind(parts: &DirectoryParts) -> Result<(), StoreError> {
+    let held = parts.store.held_places(parts.replica).await?;
+    if held.is_empty() {
+        return Ok(());
+    }
+    let Ok(running) = parts.sessions.send(List).await else {
+        return Ok(());
+    };
+    let running: HashSet<Uuid> = running.into_iter().map(|(id, _)| id).collect();
+    let left: Vec<Uuid> = held.into_iter().filter(|id| !running.contains(id)).collect();
+    if left.is_empty() {
+        return Ok(());
+    }
+    parts.store.give_places_back(&left).await
 }
 
 async fn apply(parts: &DirectoryParts, change: &Change) -> Result<(), StoreError> {

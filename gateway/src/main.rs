@@ -15,8 +15,10 @@ mod policy;
 mod ready;
 mod sessions;
 mod setup;
+mod target;
 mod tls;
 mod tree;
+mod trial;
 mod vital;
 
 use std::path::PathBuf;

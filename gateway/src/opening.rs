@@ -4,6 +4,7 @@
 //! greeting, the relay, the end. Every way out passes `finish`, so every session's end is recorded once.
 
 mod carry;
+mod place;
 mod record;
 mod target;
 
@@ -29,6 +30,7 @@ use tracing::{Instrument, error, info, info_span, warn};
 use uuid::Uuid;
 
 use self::carry::carry;
+use self::place::Place;
 pub use self::record::SessionParent;
 use self::record::{SharedRecorder, audit_mode, record_of_end, started, unrecordable};
 use self::target::reach;
@@ -68,6 +70,8 @@ pub struct Opening {
     pub accept: Accept,
     pub startup: Startup,
     pub grant: Grant,
+    /// The agent that is to serve it, of the connection's.
+    pub agent: String,
     pub client: SocketAddr,
     /// When its credential expires.
     pub expires_at: Instant,
@@ -95,11 +99,12 @@ impl Opener {
     }
 
     /// Starts the session's actor and registers it; the life then goes on by itself.
-    pub async fn open(self: Rc<Self>, opening: Opening) {
+    pub async fn open(self: Rc<Self>, mut opening: Opening) {
         let id = Uuid::now_v7();
+        let agents = &opening.grant.connection().agents;
+        opening.agent = self.dispatcher.choose(agents, self.arbiter).await.unwrap_or_default();
         let (user, connection) = (opening.grant.user(), opening.grant.connection());
         let span = info_span!("session", %id, user = user.username, connection = connection.name);
-        let max_on_connection = usize::try_from(connection.max_sessions).unwrap_or(usize::MAX);
         let known = Known {
             user: user.username.clone(),
             user_id: user.id,
@@ -107,7 +112,7 @@ impl Opener {
             credential: opening.grant.credential().to_owned(),
             connection: connection.name.clone(),
             connection_id: connection.id,
-            agent: connection.agent.clone(),
+            agent: opening.agent.clone(),
         };
         let (go, admitted) = oneshot::channel::<Result<(), Refusal>>();
         let opener = self.clone();
@@ -124,7 +129,6 @@ impl Opener {
                 kill: address.recipient(),
                 known,
             },
-            max_on_connection,
         };
         let answer = self.sessions.send(open).await.unwrap_or_else(|_| Err(stopping()));
         drop(go.send(answer));
@@ -140,14 +144,32 @@ async fn run(
 ) -> Refusal {
     // Registered by now: whatever changed before is seen here, whatever changes later ends the session.
     let admitted = match admitted {
-        Ok(()) => ask_again(opener, &mut opening).await,
-        refused => refused,
+        Ok(()) => admit(opener, id, &mut opening).await,
+        Err(refusal) => Err(refusal),
     };
-    if let Err(refusal) = admitted {
-        info!(%refusal, "session refused");
-        farewell(&mut opening, &refusal).await;
-        return refusal;
+    let place = match admitted {
+        Ok(place) => place,
+        Err(refusal) => {
+            info!(%refusal, "session refused");
+            farewell(&mut opening, &refusal).await;
+            return refusal;
+        }
+    };
+    let refusal = recorded(opener, id, opening, ties).await;
+    if let Some(place) = place {
+        place.give_back().await;
     }
+    refusal
+}
+
+/// What is asked of the store once the session is registered: its rights again, and a place on its connection.
+async fn admit(opener: &Opener, id: Uuid, opening: &mut Opening) -> Result<Option<Place>, Refusal> {
+    ask_again(opener, opening).await?;
+    Place::take(opener, id, opening.grant.connection()).await
+}
+
+/// The session's part between the first and the last event of its record.
+async fn recorded(opener: &Rc<Opener>, id: Uuid, mut opening: Opening, ties: Ties) -> Refusal {
     let mode = audit_mode(opening.grant.connection());
     let recorder = match opener.journal.begin(started(opener, id, &opening), mode) {
         Ok(recorder) => Rc::new(RefCell::new(recorder)),

@@ -58,13 +58,12 @@ impl Actor for Sessions {
     }
 }
 
-/// A session is about to start. `max_on_connection` 0: no limit.
+/// A session is about to start.
 #[derive(Message)]
 #[rtype(result = "Result<(), Refusal>")]
 pub struct Open {
     pub id: Uuid,
     pub entry: Entry,
-    pub max_on_connection: usize,
 }
 
 impl Handler<Open> for Sessions {
@@ -79,21 +78,6 @@ impl Handler<Open> for Sessions {
                 End::TooManySessions,
                 format!("this gateway serves its {} sessions already", self.max_sessions),
                 "Try again in a moment, or ask the operator to raise max_sessions or add a replica.",
-            ));
-        }
-        let same = self
-            .entries
-            .values()
-            .filter(|entry| entry.known.connection_id == message.entry.known.connection_id)
-            .count();
-        if message.max_on_connection > 0 && same >= message.max_on_connection {
-            return Err(Refusal::new(
-                End::TooManySessions,
-                format!(
-                    "the connection \"{}\" has its {same} sessions already",
-                    message.entry.known.connection
-                ),
-                "Close one of your sessions, or try again in a moment.",
             ));
         }
         self.entries.insert(message.id, message.entry);
@@ -134,6 +118,24 @@ impl Handler<Closed> for Sessions {
 
     fn handle(&mut self, message: Closed, _: &mut Self::Context) {
         self.entries.remove(&message.0);
+    }
+}
+
+/// Another agent than the one that was chosen serves this session.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct ServedBy {
+    pub session: Uuid,
+    pub agent: String,
+}
+
+impl Handler<ServedBy> for Sessions {
+    type Result = ();
+
+    fn handle(&mut self, message: ServedBy, _: &mut Self::Context) {
+        if let Some(entry) = self.entries.get_mut(&message.session) {
+            entry.known.agent = message.agent;
+        }
     }
 }
 
@@ -184,7 +186,7 @@ impl Handler<EndSessions> for Sessions {
             if entry.kill.try_send(kill).is_err() {
                 warn!(session = %id, "a session does not take its kill; one waits there already, or it is over");
             }
-            info!(session = %id, user = known.user, end = %message.end, by = message.by, "session told to end");
+            info!(session = %id, user = known.user, connection = known.connection, end = %message.end, by = message.by, "session told to end");
             told += 1;
         }
         told

@@ -151,6 +151,7 @@ pub async fn run(config: Config) -> Result<()> {
         sessions: sessions.clone(),
         links: links.clone(),
         freshness: freshness.clone(),
+        replica: replica.id,
         // a directory that starts over goes on from where the last one was
         last: Arc::new(AtomicI64::new(store.latest_change().await?)),
     };
@@ -211,6 +212,7 @@ pub async fn run(config: Config) -> Result<()> {
         store: store.clone(),
         sessions: sessions.clone(),
         links: links.clone(),
+        dispatcher: shared.dispatcher(),
         writer: writer.clone(),
         audit,
         freshness,

@@ -60,6 +60,10 @@ pub trait Dialogue: 'static {
     /// True where nothing that was forwarded is unanswered and no transaction is open.
     fn idle(&self) -> bool;
 
+    /// Bytes that the client must still get of a message that it has a part of; 0 between two messages. Where the
+    /// message's length is not known yet, those that are missing to know it.
+    fn unfinished(&self) -> usize;
+
     /// Statements forwarded whose outcome is not known (for the record, when the session ends).
     fn unanswered(&mut self) -> Vec<Outcome>;
 

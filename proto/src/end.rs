@@ -33,6 +33,8 @@ pub enum End {
     // while it ran
     Killed,
     IdleTimeout,
+    SessionTooLong,
+    ResultLimit,
     HoldExpired,
     Refused,
     ClientViolation,
@@ -55,7 +57,7 @@ pub enum Side {
 
 impl End {
     /// Every reason, for tests, documentation and decoding.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 34] = [
         Self::ClientClosed,
         Self::TargetClosed,
         Self::Shutdown,
@@ -79,6 +81,8 @@ impl End {
         Self::TargetSecretMissing,
         Self::Killed,
         Self::IdleTimeout,
+        Self::SessionTooLong,
+        Self::ResultLimit,
         Self::HoldExpired,
         Self::Refused,
         Self::ClientViolation,
@@ -117,6 +121,8 @@ impl End {
             Self::TargetSecretMissing => "target_secret_missing",
             Self::Killed => "killed",
             Self::IdleTimeout => "idle_timeout",
+            Self::SessionTooLong => "session_too_long",
+            Self::ResultLimit => "result_limit",
             Self::HoldExpired => "hold_expired",
             Self::Refused => "refused",
             Self::ClientViolation => "client_violation",
@@ -164,6 +170,8 @@ impl End {
             | Self::PolicyStale
             | Self::Killed
             | Self::IdleTimeout
+            | Self::SessionTooLong
+            | Self::ResultLimit
             | Self::HoldExpired
             | Self::Refused
             | Self::CreditViolation
@@ -186,8 +194,9 @@ impl End {
             Self::ReplicationRefused => "0A000",
             Self::ParameterRefused | Self::Refused => "42501",
             Self::TooManySessions => "53300",
-            Self::Killed | Self::Shutdown => "57P01",
+            Self::Killed | Self::Shutdown | Self::SessionTooLong => "57P01",
             Self::IdleTimeout => "57P05",
+            Self::ResultLimit => "53400",
             Self::HoldExpired => "57014",
             Self::ClientViolation => "08P01",
             Self::AgentOffline

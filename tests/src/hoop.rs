@@ -390,7 +390,7 @@ impl Hoop {
         let mut body = json!({
             "name": name,
             "protocol": "postgres",
-            "agent": "default",
+            "agents": ["default"],
             "host": "127.0.0.1",
             "port": self.target.port,
             "user": APP,

@@ -76,6 +76,11 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientSide<C> {
         }
     }
 
+    /// All that was pushed is written.
+    pub(super) fn has_all(&self) -> bool {
+        self.out.is_empty() && !self.unflushed
+    }
+
     /// Writes what was pushed until nothing is left.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.out.is_empty() {

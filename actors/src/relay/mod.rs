@@ -7,6 +7,7 @@
 mod attempt;
 mod client;
 mod ledger;
+mod limits;
 mod pumps;
 mod stream;
 
@@ -28,10 +29,12 @@ use tokio::time::{Instant, Sleep};
 pub use self::attempt::{ATTEMPT_PARAM_BYTES, ATTEMPT_PARAMS_BYTES, ATTEMPT_TEXT_BYTES, attempt};
 pub use self::client::READ_AHEAD_BYTES;
 pub use self::ledger::{RecordLimits, RecordMode};
+pub use self::limits::{RESULT_OVERRUN_BYTES, SESSION_OVERTIME, SessionLimits};
 pub use self::pumps::HELD_AFTER;
 
 use self::client::ClientSide;
 use self::ledger::Ledger;
+use self::limits::Clocks;
 use crate::control::ControlReceiver;
 use crate::mux::{Channel, Drive, LinkError, Mux, MuxEvent};
 use crate::recorder::Recorder;
@@ -112,8 +115,7 @@ pub struct Parts<C, D, R> {
     pub holds: HoldLimits,
     pub control: ControlReceiver,
     pub counters: Rc<Counters>,
-    /// With nothing said by either side and no statement running for so long, the session ends.
-    pub idle_timeout: Option<Duration>,
+    pub limits: SessionLimits,
 }
 
 /// How a relay ended.
@@ -133,6 +135,7 @@ struct Relay<C, D, R> {
     control: RefCell<ControlReceiver>,
     chain: Chain,
     holds: HoldLimits,
+    limits: SessionLimits,
     counters: Rc<Counters>,
     /// Bytes moved in this poll.
     moved: Cell<usize>,
@@ -177,13 +180,14 @@ where
         control: RefCell::new(parts.control),
         chain: parts.chain,
         holds: parts.holds,
+        limits: parts.limits,
         counters: parts.counters,
         moved: Cell::new(0),
         moving_since: Cell::new(Instant::now()),
         last_activity: Cell::new(Instant::now()),
         client_ended: Cell::new(false),
     };
-    let (refusal, told) = relay.pump(&mux, reader, writer, parts.idle_timeout).await;
+    let (refusal, told) = relay.pump(&mux, reader, writer).await;
     tracing::debug!(end = %refusal.end, "relay over");
     let orderly = match refusal.end {
         End::ClientClosed => relay.client_ended.get(),
@@ -215,7 +219,6 @@ where
         mux: &Mux,
         reader: crate::mux::ChannelReader,
         writer: crate::mux::ChannelWriter,
-        idle_timeout: Option<Duration>,
     ) -> (Refusal, bool) {
         let mut drive = mux.drive();
         let mut up = pin!(self.to_target(writer));
@@ -223,7 +226,7 @@ where
         let (mut up_over, mut down_over) = (false, false);
         // Set when one side has ended: the other gets until then.
         let mut linger: Option<(Pin<Box<Sleep>>, Refusal)> = None;
-        let mut idle = idle_timeout.map(|limit| (Box::pin(tokio::time::sleep(limit)), limit));
+        let mut clocks = Clocks::start(&self.limits);
         poll_fn(|cx| {
             self.moved.set(0);
             drive.poll(cx);
@@ -267,11 +270,8 @@ where
             {
                 return Poll::Ready(with_client(refusal.clone()));
             }
-            if let Some((sleep, limit)) = &mut idle
-                && self.poll_idle(sleep.as_mut(), *limit, cx)
-            {
-                let message = format!("nothing was sent for {} s, so the session was ended", limit.as_secs());
-                return Poll::Ready((Refusal::new(End::IdleTimeout, message, "Connect again."), true));
+            if let Poll::Ready(refusal) = self.poll_clocks(&mut clocks, cx) {
+                return Poll::Ready((refusal, true));
             }
             Poll::Pending
         })
@@ -302,23 +302,6 @@ where
             }
         }
         None
-    }
-
-    /// True when the session has been idle for `limit`.
-    fn poll_idle(&self, mut sleep: Pin<&mut Sleep>, limit: Duration, cx: &mut Context<'_>) -> bool {
-        while sleep.as_mut().poll(cx).is_ready() {
-            let waiting = self.ledger.borrow().open_statements() > 0;
-            let since = if waiting {
-                Instant::now()
-            } else {
-                self.last_activity.get()
-            };
-            if since.elapsed() >= limit {
-                return true;
-            }
-            sleep.as_mut().reset(since + limit);
-        }
-        false
     }
 
     /// Appends what became of statements that were not answered. The record's own failure is the stronger reason.

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use bytes::Bytes;
 use hoop_proto::dialogue::{Batch, Dialogue, Violation};
 use hoop_proto::end::{End, Refusal};
 use hoop_proto::event::Event;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep};
 
+use super::limits::{OverResults, RESULT_OVERRUN_BYTES};
 use super::{POLL_BYTES, POLL_TIME, POLL_UNTIMED_BYTES, Relay, Stop, client_closed};
 use crate::mux::{ChannelReader, ChannelWriter, LinkError};
 use crate::recorder::{Commit, Recorder};
@@ -186,7 +188,6 @@ where
 
     /// Target → client, until the target's end. A target that closed without a word is given one.
     pub(super) async fn to_client(&self, mut reader: ChannelReader) -> Result<(), Stop> {
-        let sees_output = self.chain.interest().output;
         loop {
             let received = poll_fn(|cx| reader.poll_recv(cx)).await.map_err(Stop::Link)?;
             let Some(bytes) = received else {
@@ -201,22 +202,44 @@ where
             };
             let count = bytes.len();
             self.active();
-            self.counters
-                .target_bytes
-                .set(self.counters.target_bytes.get() + count as u64);
-            let batch = self
-                .dialogue
-                .borrow_mut()
-                .target(bytes)
-                .map_err(|error| violation(End::TargetViolation, error))?;
-            if sees_output && self.chain.wants(&batch.events) {
-                self.judge_output(&batch).await?;
+            let target_bytes = self.counters.target_bytes.get() + count as u64;
+            self.counters.target_bytes.set(target_bytes);
+            match self.limits.over_results(target_bytes) {
+                None => self.pass(bytes).await?,
+                Some(over) => self.pass_rest(bytes, over).await?,
             }
-            self.ledger.borrow_mut().results(&batch)?;
-            self.client.borrow_mut().push(batch.bytes);
-            self.flush().await?;
             reader.consumed(count);
             self.turn(count).await;
+        }
+    }
+
+    /// Scans, judges, records and writes one piece from the target.
+    async fn pass(&self, bytes: Bytes) -> Result<(), Stop> {
+        let batch = self
+            .dialogue
+            .borrow_mut()
+            .target(bytes)
+            .map_err(|error| violation(End::TargetViolation, error))?;
+        if self.chain.interest().output && self.chain.wants(&batch.events) {
+            self.judge_output(&batch).await?;
+        }
+        self.ledger.borrow_mut().results(&batch)?;
+        self.client.borrow_mut().push(batch.bytes);
+        self.flush().await
+    }
+
+    /// Of a piece beyond the limit of results, what completes the client's last message goes on, so that the client can
+    /// be told why the session ends.
+    async fn pass_rest(&self, mut bytes: Bytes, over: OverResults) -> Result<(), Stop> {
+        loop {
+            let missing = self.dialogue.borrow().unfinished();
+            if missing == 0 || over.bytes > RESULT_OVERRUN_BYTES {
+                return Err(over.refusal().into());
+            }
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            self.pass(bytes.split_to(missing.min(bytes.len()))).await?;
         }
     }
 

@@ -2,4 +2,5 @@
 
 pub mod allow;
 pub mod postgres;
+pub mod progress;
 pub mod tls;

@@ -23,6 +23,7 @@ use tokio_rustls::TlsConnector;
 use zeroize::Zeroizing;
 
 use super::allow::{AllowList, Forbidden};
+use super::progress::{Progress, Stage};
 use super::tls::{self, Mode};
 use crate::net::{self, NetError};
 
@@ -72,6 +73,7 @@ pub async fn login(
     password: Option<Zeroizing<String>>,
     allow: &AllowList,
     asker: Asker<'_>,
+    progress: &mut Progress,
 ) -> Result<Login, Refusal> {
     let mode = Mode::parse(&target.tls).ok_or_else(|| {
         Refusal::new(
@@ -81,10 +83,11 @@ pub async fn login(
         )
     })?;
     let tls = prepare_tls(mode, target, asker)?;
-    let tcp = dial(target, allow, asker).await?;
+    let tcp = dial(target, allow, asker, progress).await?;
+    progress.enter(Stage::Login);
     let address = tcp.peer_addr().map_err(|error| unreachable(&error, asker))?;
     let mut machine = Connect::new(options(target, password, mode));
-    let run = drive(&mut machine, tcp, mode, tls.as_ref(), asker);
+    let run = drive(&mut machine, tcp, mode, tls.as_ref(), asker, progress);
     let done = timeout(LOGIN_TIMEOUT, run).await.map_err(|_| {
         tracing::warn!(agent = asker.agent, connection = asker.connection, %address, "the target's login timed out");
         Refusal::new(
@@ -172,7 +175,13 @@ fn prepare_tls(mode: Mode, target: &Target, asker: Asker<'_>) -> Result<Option<P
 }
 
 /// Resolves, keeps the addresses that the allow-list lets through, and connects to one of exactly those.
-async fn dial(target: &Target, allow: &AllowList, asker: Asker<'_>) -> Result<TcpStream, Refusal> {
+async fn dial(
+    target: &Target,
+    allow: &AllowList,
+    asker: Asker<'_>,
+    progress: &mut Progress,
+) -> Result<TcpStream, Refusal> {
+    progress.enter(Stage::Resolve);
     let port = u16::try_from(target.port)
         .ok()
         .filter(|port| *port != 0)
@@ -188,12 +197,14 @@ async fn dial(target: &Target, allow: &AllowList, asker: Asker<'_>) -> Result<Tc
             agent = asker.agent, connection = asker.connection, host = target.host, port,
             error = %chain(&error), "the target's name was not resolved"
         );
+        progress.cause = chain(&error);
         Refusal::new(
             End::TargetUnreachable,
             format!("agent \"{}\" cannot resolve the target's host name", asker.agent),
             "Ask an administrator to correct the connection's host, or the DNS of the agent's network.",
         )
     })?;
+    progress.enter(Stage::Allow);
     let mut forbidden: Option<Forbidden> = None;
     let mut allowed = Vec::with_capacity(resolved.len());
     for address in resolved {
@@ -215,11 +226,13 @@ async fn dial(target: &Target, allow: &AllowList, asker: Asker<'_>) -> Result<Tc
             "An administrator of the agent must allow the target in the agent's own configuration.",
         ));
     }
+    progress.enter(Stage::Connect);
     net::connect(&allowed, CONNECT_TIMEOUT).await.map_err(|error| {
         tracing::warn!(
             agent = asker.agent, connection = asker.connection, host = target.host, port,
             error = %chain(&error), "the target cannot be reached"
         );
+        progress.cause = chain(&error);
         unreachable(&error, asker)
     })
 }
@@ -300,6 +313,7 @@ async fn drive(
     mode: Mode,
     tls: Option<&PreparedTls>,
     asker: Asker<'_>,
+    progress: &mut Progress,
 ) -> Result<Done, Refusal> {
     let broke = |error: std::io::Error| {
         tracing::warn!(agent = asker.agent, connection = asker.connection, %error, "the target's login broke off");
@@ -328,7 +342,9 @@ async fn drive(
                 let (TargetStream::Plain(tcp), Some((config, name))) = (stream, tls) else {
                     return Err(Refusal::new(End::TargetTls, "TLS was asked for twice", ""));
                 };
-                let encrypted = handshake(tcp, config, name, mode, asker).await?;
+                progress.enter(Stage::Tls);
+                let encrypted = handshake(tcp, config, name, mode, asker, progress).await?;
+                progress.enter(Stage::Login);
                 let certificate = encrypted.get_ref().1.peer_certificates().and_then(<[_]>::first);
                 let end_point = certificate.and_then(|certificate| server_end_point(certificate));
                 machine.tls_started(mode == Mode::VerifyFull, end_point);
@@ -367,9 +383,11 @@ async fn handshake(
     name: &ServerName<'static>,
     mode: Mode,
     asker: Asker<'_>,
+    progress: &mut Progress,
 ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, Refusal> {
     TlsConnector::from(Arc::clone(config)).connect(name.clone(), tcp).await.map_err(|error| {
         tracing::warn!(agent = asker.agent, connection = asker.connection, ?name, %error, "TLS with the target failed");
+        progress.cause = error.to_string();
         let why = match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
             Some(rustls::Error::InvalidCertificate(cause)) => reason(cause),
             _ => "the handshake failed",

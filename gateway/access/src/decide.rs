@@ -31,6 +31,8 @@ pub struct Object<'a> {
     pub tags: &'a [String],
     /// The connection's own setting: every member may use it, in every way.
     pub open_to_members: bool,
+    /// The ways in which it can be used at all.
+    pub modes: &'a BTreeSet<Mode>,
     pub deleted: bool,
 }
 
@@ -151,10 +153,11 @@ impl RuleSet {
         found.into_iter().filter_map(|at| self.rules.get(at))
     }
 
-    /// Deny by default; a person who is not active and an auditor are denied whatever rules say.
+    /// Deny by default; a person who is not active, an auditor, and a mode that the connection does not offer are denied
+    /// whatever rules say.
     #[must_use]
     pub fn decide(&self, subject: &Subject<'_>, object: &Object<'_>, circumstances: &Circumstances) -> Decision {
-        if barred(subject, object).is_some() {
+        if barred(subject, object, circumstances.mode).is_some() {
             return Decision::Denied;
         }
         let mut leave = Leave::default();
@@ -195,7 +198,7 @@ impl RuleSet {
                 obstacles,
             })
             .collect();
-        let summary = self.summary(&decision, subject, object, &tried);
+        let summary = self.summary(&decision, subject, object, circumstances.mode, &tried);
         Explanation {
             decision,
             summary,
@@ -203,12 +206,19 @@ impl RuleSet {
         }
     }
 
-    fn summary(&self, decision: &Decision, subject: &Subject<'_>, object: &Object<'_>, tried: &[Tried]) -> String {
+    fn summary(
+        &self,
+        decision: &Decision,
+        subject: &Subject<'_>,
+        object: &Object<'_>,
+        mode: Mode,
+        tried: &[Tried],
+    ) -> String {
         let (who, what) = (subject.username, object.name);
         if let Decision::Allowed { by, .. } = decision {
             return format!("{who} may use {what}: allowed by {}.", by.join(", "));
         }
-        if let Some(bar) = barred(subject, object) {
+        if let Some(bar) = barred(subject, object, mode) {
             return format!("{who} may not use {what}: {bar}.");
         }
         let Some(nearest) = tried.first().filter(|tried| tried.obstacles.len() == 1) else {
@@ -250,13 +260,15 @@ impl RuleSet {
 }
 
 /// What no rule can overcome.
-fn barred(subject: &Subject<'_>, object: &Object<'_>) -> Option<&'static str> {
+fn barred(subject: &Subject<'_>, object: &Object<'_>, mode: Mode) -> Option<&'static str> {
     if object.deleted {
         Some("the connection was deleted")
     } else if !subject.active {
         Some("the account is not active")
     } else if subject.role == Role::Auditor {
         Some("auditors read, and reach nothing")
+    } else if !object.modes.contains(&mode) {
+        Some("the connection itself does not offer this mode")
     } else {
         None
     }

@@ -1,11 +1,15 @@
 //! A connection as the API takes and shows it. What is shown has no place for a secret's value.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use hoop_store::connections::{Connection as Stored, SecretKind};
 use hoop_store::settings;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+use crate::rules::{Mode, all_modes};
 
 /// An enum of the API and the store's, value by value.
 macro_rules! mirrored {
@@ -74,8 +78,17 @@ pub struct ConnectionSettings {
     #[serde(default = "postgres")]
     #[schema(pattern = "^postgres$", default = "postgres")]
     pub protocol: String,
-    /// Name of the agent that reaches the target.
-    pub agent: String,
+    /// Names of the agents that reach the target: any of them serves, the least busy first.
+    #[schema(min_items = 1, max_items = 16)]
+    pub agents: Vec<String>,
+    /// User name of who answers for it; empty: nobody. Nothing hangs on it.
+    #[serde(default)]
+    #[schema(max_length = 128)]
+    pub owner: String,
+    /// The ways in which it can be used at all; access rules say by whom.
+    #[serde(default = "all_modes")]
+    #[schema(min_items = 1)]
+    pub modes: BTreeSet<Mode>,
     /// Host name or address, as the agent sees it.
     #[schema(min_length = 1, max_length = 253)]
     pub host: String,
@@ -110,12 +123,22 @@ pub struct ConnectionSettings {
     pub record: Recording,
     #[serde(default)]
     pub store_away: StoreAway,
-    /// Sessions at once; 0: no limit of its own.
+    /// Sessions at once, over all replicas; 0: no limit of its own.
     #[serde(default)]
+    #[schema(maximum = 100_000)]
     pub max_sessions: u32,
-    /// 0: none.
+    /// A session ends with nothing said and no statement running for so long; 0: never.
     #[serde(default)]
+    #[schema(maximum = 604_800)]
     pub idle_timeout_s: u32,
+    /// Longest session; 0: no limit.
+    #[serde(default)]
+    #[schema(maximum = 2_592_000)]
+    pub session_max_s: u32,
+    /// Bytes that the target may send in one session; 0: no limit.
+    #[serde(default)]
+    #[schema(maximum = 1_125_899_906_842_624_u64)]
+    pub result_max_bytes: u64,
     /// Lets the agent log in with cleartext or md5 where the target's TLS is not verified.
     #[serde(default)]
     pub allow_cleartext_login: bool,
@@ -158,6 +181,8 @@ pub struct Connection {
     pub id: Uuid,
     pub name: String,
     pub protocol: String,
+    pub owner: String,
+    pub modes: BTreeSet<Mode>,
     pub description: String,
     pub tags: Vec<String>,
     pub databases: Vec<String>,
@@ -167,6 +192,8 @@ pub struct Connection {
     pub store_away: StoreAway,
     pub max_sessions: u32,
     pub idle_timeout_s: u32,
+    pub session_max_s: u32,
+    pub result_max_bytes: u64,
     pub allow_members: bool,
     pub version: i64,
     pub created_at: DateTime<Utc>,
@@ -178,7 +205,7 @@ pub struct Connection {
 /// Where a connection leads.
 #[derive(Serialize, ToSchema)]
 pub struct Target {
-    pub agent: String,
+    pub agents: Vec<String>,
     pub host: String,
     pub port: u16,
     pub user: String,
@@ -200,6 +227,8 @@ impl Connection {
             id: stored.id,
             name: stored.name,
             protocol: settings.protocol,
+            owner: settings.owner,
+            modes: settings.modes.into_iter().map(Mode::from).collect(),
             description: settings.description,
             tags: settings.tags,
             databases: settings.databases,
@@ -209,6 +238,8 @@ impl Connection {
             store_away: settings.store_away.into(),
             max_sessions: settings.max_sessions,
             idle_timeout_s: settings.idle_timeout_s,
+            session_max_s: settings.session_max_s,
+            result_max_bytes: settings.result_max_bytes,
             allow_members: settings.allow_members,
             version: stored.version,
             created_at: stored.created_at,
@@ -225,7 +256,7 @@ impl Connection {
         };
         let settings = &stored.settings;
         let target = Target {
-            agent: settings.agent.clone(),
+            agents: settings.agents.clone(),
             host: settings.host.clone(),
             port: settings.port,
             user: settings.user.clone(),

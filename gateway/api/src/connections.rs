@@ -21,9 +21,12 @@ use crate::problem::{Bodied, Listed, Missing, Problem, Signed, Taken, Versioned}
 #[derive(Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct ConnectionsFilter {
-    /// Through this agent.
+    /// Through this agent, or others.
     #[param(max_length = 256)]
     agent: Option<String>,
+    /// User name of who answers for it.
+    #[param(max_length = 256)]
+    owner: Option<String>,
     #[param(max_length = 256)]
     tag: Option<String>,
     #[param(max_length = 256)]
@@ -41,6 +44,7 @@ impl From<ConnectionsFilter> for ConnectionFilter {
     fn from(filter: ConnectionsFilter) -> Self {
         Self {
             agent: filter.agent,
+            owner: filter.owner,
             tag: filter.tag,
             protocol: filter.protocol,
             q: filter.q,
@@ -194,7 +198,7 @@ pub async fn delete_connection(
     Ok(HttpResponse::NoContent().finish())
 }
 
-fn missing(name: &str) -> Problem {
+pub(crate) fn missing(name: &str) -> Problem {
     Problem::not_found(format!("connection {name} does not exist."))
 }
 
@@ -206,7 +210,7 @@ fn visible(caller: &Caller, stored: Stored) -> Option<Connection> {
     caller.may_use(&stored).then(|| Connection::for_member(stored))
 }
 
-fn parts(new: ConnectionSettings) -> (String, Settings, SecretChange) {
+pub(crate) fn parts(new: ConnectionSettings) -> (String, Settings, SecretChange) {
     let secret = match new.secret {
         None => SecretChange::Keep,
         Some(None) => SecretChange::Remove,
@@ -215,7 +219,9 @@ fn parts(new: ConnectionSettings) -> (String, Settings, SecretChange) {
     };
     let settings = Settings {
         protocol: new.protocol,
-        agent: new.agent,
+        agents: new.agents,
+        owner: new.owner,
+        modes: new.modes.into_iter().map(Into::into).collect(),
         host: new.host,
         port: new.port,
         user: new.user,
@@ -229,6 +235,8 @@ fn parts(new: ConnectionSettings) -> (String, Settings, SecretChange) {
         store_away: new.store_away.into(),
         max_sessions: new.max_sessions,
         idle_timeout_s: new.idle_timeout_s,
+        session_max_s: new.session_max_s,
+        result_max_bytes: new.result_max_bytes,
         allow_cleartext_login: new.allow_cleartext_login,
         allow_members: new.allow_members,
         description: new.description,

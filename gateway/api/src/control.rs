@@ -8,6 +8,8 @@ use thiserror::Error;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::connection_test::{AgentTest, ConnectionToTest};
+
 /// The running gateway, as the API sees it.
 pub trait Control: Send + Sync + 'static {
     /// Ends a session that this replica holds; `false` where it does not. The others hear of it through the store.
@@ -29,6 +31,9 @@ pub trait Control: Send + Sync + 'static {
     fn agents_online(&self) -> BoxFuture<'_, Result<Vec<String>, ControlError>>;
 
     fn ready(&self) -> BoxFuture<'_, Readiness>;
+
+    /// Has each of a connection's agents try its target; answers in their order, within 35 s.
+    fn test_connection(&self, asked: ConnectionToTest) -> BoxFuture<'_, Result<Vec<AgentTest>, ControlError>>;
 
     /// Where agents dial: `host:port` of the gRPC listener, as people outside name it.
     fn link_address(&self) -> String;

@@ -115,13 +115,19 @@ pub async fn make_credential(caller: Caller, name: web::Path<String>, body: Body
     let connection = state.store.find_connection(&name).await?.ok_or_else(missing)?;
     let Decision::Allowed { max_credential_s, .. } = caller.decide(&connection, Mode::Native) else {
         // Who may not read all connections does not learn here which ones exist.
-        return Err(if caller.reads_all() {
-            Problem::forbidden(format!(
-                "No access rule allows you to use {name} with its own client. GET /api/access/explain says why."
-            ))
-        } else {
-            missing()
-        });
+        return Err(
+            if caller.may_use(&connection) && !connection.modes.contains(&Mode::Native) {
+                Problem::forbidden(format!(
+                    "{name} is not used with a client of its own: its modes do not include native."
+                ))
+            } else if caller.reads_all() {
+                Problem::forbidden(format!(
+                    "No access rule allows you to use {name} with its own client. GET /api/access/explain says why."
+                ))
+            } else {
+                missing()
+            },
+        );
     };
     let new: NewCredential = body.json(BODY_MAX_BYTES).await?;
     let longest = max_credential_s.map_or(TTL_MAX_S, u64::from).min(TTL_MAX_S);

@@ -8,6 +8,7 @@ mod body;
 mod browser_sessions;
 mod caller;
 mod client_address;
+pub mod connection_test;
 mod connection_view;
 mod connections;
 pub mod control;
@@ -42,6 +43,7 @@ use hoop_store::browser_sessions::Lifetimes;
 use utoipa_actix_web::scope;
 use utoipa_actix_web::service_config::ServiceConfig;
 
+use crate::connection_test::Tests;
 use crate::control::Control;
 use crate::cookies::Browsers;
 use crate::rate::{Limiter, Rates};
@@ -57,6 +59,7 @@ pub struct AppState {
     limiter: Limiter,
     browsers: Browsers,
     slowdown: Slowdown,
+    tests: Tests,
 }
 
 impl AppState {
@@ -71,6 +74,7 @@ impl AppState {
             trusted_proxies: Vec::new(),
             limiter: Limiter::new(Rates::default()),
             slowdown: Slowdown::default(),
+            tests: Tests::default(),
         }
     }
 
@@ -135,6 +139,8 @@ fn routes(config: &mut ServiceConfig<'_>) {
                 .service(agents::revoke_agent)
                 .service(connections::list_connections)
                 .service(connections::create_connection)
+                .service(connection_test::test_settings)
+                .service(connection_test::test_connection)
                 .service(credentials::make_credential)
                 .service(connections::get_connection)
                 .service(connections::update_connection)

@@ -170,6 +170,15 @@ impl Problem {
         )
     }
 
+    /// Asked too often, or too much at once.
+    pub fn limited(detail: impl Into<String>, retry_after_s: u64) -> Self {
+        let detail = format!("{} Try again in {retry_after_s} s.", detail.into());
+        Self {
+            retry_after_s: Some(u32::try_from(retry_after_s).unwrap_or(u32::MAX)),
+            ..Self::new(&OVER_RATE, detail)
+        }
+    }
+
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self {
             retry_after_s: Some(RETRY_AFTER_S),
@@ -284,6 +293,7 @@ refusals! {
     Versioned: "400" "If-Match cannot be read", "412" "Changed in between";
     /// Of what only our own pages may ask.
     Refused: "403" "Asked from a page of another site";
+    Limited: "429" "Too many requests";
     Throttled: "401" "Wrong user name or password", "429" "Too many attempts";
 }
 

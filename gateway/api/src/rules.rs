@@ -148,7 +148,7 @@ const fn yes() -> bool {
     true
 }
 
-fn all_modes() -> BTreeSet<Mode> {
+pub(crate) fn all_modes() -> BTreeSet<Mode> {
     [Mode::Native, Mode::Web, Mode::Exec, Mode::Runbook].into()
 }
 

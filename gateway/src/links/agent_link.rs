@@ -25,6 +25,8 @@ pub struct LinkParts {
     pub agent_id: Uuid,
     pub agent: String,
     pub arbiter: usize,
+    /// The agent has the capability `test`.
+    pub can_test: bool,
     pub outbox: mpsc::Sender<Result<GatewayMessage, Status>>,
     pub tickets: Tickets,
     pub links: Addr<Links>,
@@ -61,6 +63,7 @@ impl Actor for AgentLink {
             agent_id: self.parts.agent_id,
             agent: self.parts.agent.clone(),
             arbiter: self.parts.arbiter,
+            can_test: self.parts.can_test,
             address: ctx.address(),
         };
         let links = self.parts.links.clone();
@@ -285,6 +288,7 @@ mod tests {
             agent_id: Uuid::now_v7(),
             agent: "default".into(),
             arbiter: 0,
+            can_test: true,
             outbox,
             tickets: Tickets::default(),
             links: links.clone(),

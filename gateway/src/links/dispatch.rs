@@ -1,4 +1,4 @@
-//! How a session finds its agent: a link of this replica, else another replica's over `Peer`.
+//! How a session finds its agent: which of several, and by a link of this replica, else another replica's over `Peer`.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::agent_link::SendDispatch;
 use super::peer::PeerDialer;
-use super::registry::{LinkLoad, Links, Pick};
+use super::registry::{LinkLoad, Links, Nearest, Pick};
 use super::tickets::{Attached, Tickets};
 
 /// Longest time from a Dispatch to its Attach.
@@ -46,7 +46,89 @@ fn offline(agent: &str) -> Refusal {
     )
 }
 
+fn all_offline(agents: &[String]) -> Refusal {
+    match agents {
+        [agent] => offline(agent),
+        _ => Refusal::new(
+            End::AgentOffline,
+            format!(
+                "none of this connection's agents is online: \"{}\"",
+                agents.join("\", \"")
+            ),
+            "Ask the operator to start hoop-agent with the HOOP_KEY of one of them; then connect again.",
+        ),
+    }
+}
+
+/// Whether another agent may serve where one answered so: it has not reached the target.
+const fn leaves_it_to_others(end: End) -> bool {
+    matches!(
+        end,
+        End::AgentOffline
+            | End::AgentTooOld
+            | End::AgentRefused
+            | End::TooManySessions
+            | End::DispatchTimeout
+            | End::LinkLost
+            | End::Shutdown
+    )
+}
+
+/// Who serves a session.
+pub struct Served {
+    pub agent: String,
+    pub attached: Attached,
+    /// Of a link of this replica.
+    pub load: Option<LinkLoad>,
+}
+
 impl Dispatcher {
+    /// Which of a connection's agents is to serve, as things are now: one linked to this replica, else one linked to
+    /// another, else the first. `None` where none is named.
+    pub async fn choose(&self, agents: &[String], arbiter: usize) -> Option<String> {
+        if agents.len() > 1 {
+            let nearest = Nearest {
+                agents: agents.to_vec(),
+                arbiter,
+            };
+            if let Ok(Some(agent)) = self.links.send(nearest).await {
+                return Some(agent);
+            }
+            match self.store.agents_linked().await {
+                Ok(linked) => {
+                    if let Some(agent) = agents.iter().find(|agent| linked.contains(agent)) {
+                        return Some(agent.clone());
+                    }
+                }
+                Err(error) => warn!(%error, "cannot ask the store which agents are linked elsewhere"),
+            }
+        }
+        agents.first().cloned()
+    }
+
+    /// The agent of `request`; where it cannot serve, any other of `agents`.
+    ///
+    /// # Errors
+    /// The `Refusal` to tell the person: no agent online, or what the last one said that is.
+    pub async fn any(&self, mut request: Request, agents: &[String], arbiter: usize) -> Result<Served, Refusal> {
+        let first = request.agent.clone();
+        let others = agents.iter().filter(|agent| **agent != first);
+        let mut said = None;
+        for agent in std::iter::once(&first).chain(others) {
+            request.agent.clone_from(agent);
+            match self.anywhere(&request, arbiter).await {
+                Ok((attached, load)) => {
+                    let agent = request.agent;
+                    return Ok(Served { agent, attached, load });
+                }
+                Err(refusal) if !leaves_it_to_others(refusal.end) => return Err(refusal),
+                Err(refusal) if refusal.end != End::AgentOffline => said = Some(refusal),
+                Err(_) => {}
+            }
+        }
+        Err(said.unwrap_or_else(|| all_offline(agents)))
+    }
+
     /// A link of this replica, or another replica's.
     ///
     /// # Errors
@@ -95,6 +177,13 @@ impl Dispatcher {
             .ok()
             .flatten()
             .ok_or_else(|| offline(&request.agent))?;
+        if request.target.test_only && !picked.can_test {
+            return Err(Refusal::new(
+                End::AgentTooOld,
+                format!("the agent \"{}\" is too old to test a connection", request.agent),
+                "Upgrade the agent.",
+            ));
+        }
         let mut ticket = self.tickets.issue(request.session, picked.link);
         let dispatch = Dispatch {
             session: Bytes::copy_from_slice(request.session.as_bytes()),

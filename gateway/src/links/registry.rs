@@ -25,6 +25,7 @@ struct Entry {
     agent: String,
     arbiter: usize,
     address: Addr<AgentLink>,
+    can_test: bool,
     sessions: Arc<AtomicUsize>,
     draining: bool,
 }
@@ -59,6 +60,15 @@ impl Links {
             dirty: false,
             _vital: vital,
         }
+    }
+
+    /// The link that serves a session of this arbiter best, of those of the agents that are meant.
+    fn best(&self, arbiter: usize, meant: impl Fn(&str) -> bool) -> Option<(u64, &Entry)> {
+        self.entries
+            .iter()
+            .filter(|(_, entry)| meant(&entry.agent) && !entry.draining && entry.address.connected())
+            .min_by_key(|(_, entry)| (entry.arbiter != arbiter, entry.sessions.load(Ordering::Relaxed)))
+            .map(|(link, entry)| (*link, entry))
     }
 
     /// Tells the other replicas, through the store, whom we can reach. One report at a time, so that the last one told
@@ -109,6 +119,8 @@ pub struct Join {
     pub agent: String,
     pub arbiter: usize,
     pub address: Addr<AgentLink>,
+    /// It has the capability `test`.
+    pub can_test: bool,
 }
 
 impl Handler<Join> for Links {
@@ -132,6 +144,7 @@ impl Handler<Join> for Links {
                 agent: message.agent,
                 arbiter: message.arbiter,
                 address: message.address,
+                can_test: message.can_test,
                 sessions: Arc::default(),
                 draining: false,
             },
@@ -172,6 +185,23 @@ impl Handler<LinkDraining> for Links {
     }
 }
 
+/// Which of these agents is to serve: the one with the least busy link here, one on this arbiter before others.
+#[derive(Message)]
+#[rtype(result = "Option<String>")]
+pub struct Nearest {
+    pub agents: Vec<String>,
+    pub arbiter: usize,
+}
+
+impl Handler<Nearest> for Links {
+    type Result = Option<String>;
+
+    fn handle(&mut self, message: Nearest, _: &mut Self::Context) -> Self::Result {
+        let (_, entry) = self.best(message.arbiter, |agent| message.agents.iter().any(|name| name == agent))?;
+        Some(entry.agent.clone())
+    }
+}
+
 /// A link to this agent: on this arbiter where there is one, the least busy among equals.
 #[derive(Message)]
 #[rtype(result = "Option<Picked>")]
@@ -185,6 +215,8 @@ pub struct Picked {
     pub link: u64,
     pub arbiter: usize,
     pub address: Addr<AgentLink>,
+    /// It has the capability `test`.
+    pub can_test: bool,
     /// Counts this session among the link's until it is dropped.
     pub load: LinkLoad,
 }
@@ -209,16 +241,14 @@ impl Handler<Pick> for Links {
     type Result = Option<Picked>;
 
     fn handle(&mut self, message: Pick, _: &mut Self::Context) -> Self::Result {
-        self.entries
-            .iter()
-            .filter(|(_, entry)| entry.agent == message.agent && !entry.draining && entry.address.connected())
-            .min_by_key(|(_, entry)| (entry.arbiter != message.arbiter, entry.sessions.load(Ordering::Relaxed)))
-            .map(|(link, entry)| Picked {
-                link: *link,
-                arbiter: entry.arbiter,
-                address: entry.address.clone(),
-                load: LinkLoad::take(&entry.sessions),
-            })
+        let (link, entry) = self.best(message.arbiter, |agent| agent == message.agent)?;
+        Some(Picked {
+            link,
+            arbiter: entry.arbiter,
+            address: entry.address.clone(),
+            can_test: entry.can_test,
+            load: LinkLoad::take(&entry.sessions),
+        })
     }
 }
 

@@ -29,6 +29,9 @@ const FIRST_MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for the session to take its Attach.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// The capability of an agent that tries a target without a session (`hoop.v1.Target.test_only`).
+const TEST: &str = "test";
+
 /// One arbiter's service.
 #[derive(Clone)]
 pub struct LinkService {
@@ -178,6 +181,7 @@ impl Link for LinkService {
             agent_id: agent.id,
             agent: agent.name,
             arbiter: self.arbiter,
+            can_test: hello.capabilities.iter().any(|known| known == TEST),
             outbox,
             tickets: self.tickets.clone(),
             links: self.links.clone(),

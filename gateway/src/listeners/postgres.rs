@@ -183,6 +183,7 @@ impl PostgresPort {
                     accept,
                     startup,
                     grant,
+                    agent: String::new(),
                     client,
                     expires_at,
                 };

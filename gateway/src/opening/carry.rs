@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hoop_actors::control::Order;
-use hoop_actors::relay::{self, HoldLimits, Parts, RecordLimits, RecordMode};
+use hoop_actors::relay::{self, HoldLimits, Parts, RecordLimits, RecordMode, SessionLimits};
 use hoop_actors::session::Ties;
 use hoop_actors::stage::Chain;
 use hoop_proto::end::{End, Refusal};
@@ -11,7 +11,7 @@ use hoop_proto::evidence;
 use hoop_proto::evidence::event::Body;
 use hoop_proto::link::{Cancel, Control, control};
 use hoop_proto::postgres::session::{Limits, Session as PostgresDialogue};
-use hoop_store::connections;
+use hoop_store::connections::{self, Connection};
 use tracing::warn;
 
 use super::Opening;
@@ -37,7 +37,7 @@ pub(super) async fn carry(
         connections::Record::Full => RecordMode::Full,
         connections::Record::Off => RecordMode::Off,
     };
-    let idle_timeout = (connection.idle_timeout_s > 0).then(|| Duration::from_secs(connection.idle_timeout_s.into()));
+    let limits = limits_of(connection);
     let parts = Parts {
         client: opening.stream,
         early: opening.accept.into_rest(),
@@ -53,7 +53,7 @@ pub(super) async fn carry(
         holds: HoldLimits::default(),
         control: ties.control,
         counters: ties.counters,
-        idle_timeout,
+        limits,
     };
     let mut relay = std::pin::pin!(relay::run(parts));
     let mut expiry = std::pin::pin!(tokio::time::sleep_until(opening.expires_at));
@@ -83,4 +83,14 @@ pub(super) async fn carry(
     };
     drop(load);
     end.refusal
+}
+
+/// As they are set at the session's start; 0 is no limit.
+fn limits_of(connection: &Connection) -> SessionLimits {
+    let seconds = |set: u32| (set > 0).then(|| Duration::from_secs(set.into()));
+    SessionLimits {
+        idle: seconds(connection.idle_timeout_s),
+        length: seconds(connection.session_max_s),
+        result_bytes: (connection.result_max_bytes > 0).then_some(connection.result_max_bytes),
+    }
 }

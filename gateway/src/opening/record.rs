@@ -184,7 +184,7 @@ pub(super) fn started(opener: &Opener, id: Uuid, opening: &Opening) -> Started {
         groups: user.groups.clone(),
         connection: connection.name.clone(),
         connection_id: Bytes::copy_from_slice(connection.id.as_bytes()),
-        agent: connection.agent.clone(),
+        agent: opening.agent.clone(),
         client_address: opening.client.to_string(),
         credential: opening.grant.credential().to_owned(),
         policy_version: u64::try_from(connection.version).unwrap_or_default(),

@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
 use hoop_actors::mux::{Mux, MuxConfig, MuxEvent};
 use hoop_actors::recorder::{Commit, Recorder};
@@ -11,9 +10,9 @@ use hoop_actors::stage::Chain;
 use hoop_proto::end::{End, Refusal};
 use hoop_proto::evidence::Notice;
 use hoop_proto::evidence::event::Body;
-use hoop_proto::link::{Parameter, Ready, Target, control, target};
+use hoop_proto::link::{Parameter, Ready, Target, control};
 use hoop_proto::postgres::accept::Accept;
-use hoop_store::connections::{Connection, Secret};
+use hoop_store::connections::Connection;
 use tokio::io::AsyncWriteExt;
 use tracing::{error, warn};
 use uuid::Uuid;
@@ -22,9 +21,11 @@ use super::record::{SharedRecorder, unrecordable};
 use super::{Opener, Opening, STORE_TIMEOUT};
 use crate::cancel::CancelKey;
 use crate::links::FrameStream;
-use crate::links::dispatch::Request;
+use crate::links::dispatch::{Request, Served};
 use crate::links::registry::LinkLoad;
 use crate::policy::startup::{NotStarted, StartupStatements};
+use crate::sessions::{ServedBy, stopping};
+use crate::target;
 
 /// From the agent's Attach to its login at the target.
 const TARGET_LOGIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,6 +35,41 @@ pub(super) struct Reached {
     pub mux: Mux,
     pub key: CancelKey,
     pub load: Option<LinkLoad>,
+}
+
+/// Which agent is to serve: chosen at the session's start, and still one of the connection's.
+fn agent_of(opening: &Opening) -> Result<String, Refusal> {
+    let connection = opening.grant.connection();
+    if connection.agents.contains(&opening.agent) {
+        return Ok(opening.agent.clone());
+    }
+    Err(Refusal::new(
+        End::AgentOffline,
+        format!(
+            "the agents of the connection \"{}\" have just been changed",
+            connection.name
+        ),
+        "Connect again.",
+    ))
+}
+
+/// The record and the registry name the agent that was chosen; another one serves.
+async fn served_by_another(
+    opener: &Opener,
+    id: Uuid,
+    agent: &str,
+    recorder: &mut SharedRecorder,
+) -> Result<(), Refusal> {
+    let notice = Notice {
+        kind: "agent".into(),
+        text: format!("served by the agent {agent}"),
+    };
+    recorder.append(Body::Notice(notice)).map_err(|_| unrecordable())?;
+    let served = ServedBy {
+        session: id,
+        agent: agent.to_owned(),
+    };
+    opener.sessions.send(served).await.map_err(|_| stopping())
 }
 
 /// From the welcome to the target's greeting.
@@ -78,11 +114,16 @@ pub(super) async fn reach(
     let connection = opening.grant.connection();
     let request = Request {
         session: id,
-        agent: connection.agent.clone(),
+        agent: agent_of(opening)?,
         connection: connection.name.clone(),
         target: target_of(opener, opening).await?,
     };
-    let (attached, load) = opener.dispatcher.anywhere(&request, opener.arbiter).await?;
+    let Served { agent, attached, load } = (opener.dispatcher)
+        .any(request, &connection.agents, opener.arbiter)
+        .await?;
+    if agent != opening.agent {
+        served_by_another(opener, id, &agent, recorder).await?;
+    }
     let config = MuxConfig {
         budget: opener.link_budget.clone(),
     };
@@ -133,19 +174,6 @@ async fn target_of(opener: &Opener, opening: &Opening) -> Result<Target, Refusal
         .iter()
         .filter(|(name, _)| !matches!(name.as_str(), "user" | "database"));
     Ok(Target {
-        protocol: connection.protocol.clone(),
-        host: connection.host.clone(),
-        port: u32::from(connection.port),
-        user: connection.user.clone(),
-        secret: secret.map(|secret| match secret {
-            Secret::Value(value) => target::Secret::Value(Bytes::copy_from_slice(value.as_bytes())),
-            Secret::Reference(reference) => target::Secret::Reference(reference),
-        }),
-        tls: connection.tls.as_str().into(),
-        tls_ca_pem: Bytes::copy_from_slice(connection.tls_ca_pem.as_bytes()),
-        tls_server_name: connection.tls_server_name.clone(),
-        allow_cleartext_login: connection.allow_cleartext_login,
-        options: [("database".to_owned(), opening.grant.database().to_owned())].into(),
         startup: parameters
             .map(|(name, value)| Parameter {
                 name: name.clone(),
@@ -153,7 +181,7 @@ async fn target_of(opener: &Opener, opening: &Opening) -> Result<Target, Refusal
             })
             .collect(),
         protocol_minor: opening.startup.minor,
-        cancel_only: false,
+        ..target::target(&connection.settings, secret, opening.grant.database())
     })
 }
 

@@ -82,6 +82,16 @@ pub fn authorise(
         }
     }
     let connection = record.connection;
+    if !connection.modes.contains(&Mode::Native) {
+        return Err(Refusal::new(
+            End::AccessDenied,
+            format!(
+                "the connection \"{}\" does not serve clients of its own protocol",
+                connection.name
+            ),
+            "Use it in the way that it offers, or ask an administrator of Hoop to add native to its modes.",
+        ));
+    }
     let circumstances = Circumstances {
         mode: Mode::Native,
         using: Some((request.now, request.address)),

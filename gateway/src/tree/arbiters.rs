@@ -67,6 +67,18 @@ pub(super) struct Shared {
     pub arbiters: usize,
 }
 
+impl Shared {
+    pub(super) fn dispatcher(&self) -> Dispatcher {
+        Dispatcher {
+            store: self.store.clone(),
+            tickets: self.tickets.clone(),
+            links: self.links.clone(),
+            peers: self.peers.clone(),
+            replica: self.replica,
+        }
+    }
+}
+
 pub(super) async fn start_arbiters(shared: &Shared) -> Result<Vec<ArbiterHandle>> {
     let mut handles = Vec::new();
     for number in 0..shared.arbiters {
@@ -91,13 +103,7 @@ pub(super) async fn start_arbiters(shared: &Shared) -> Result<Vec<ArbiterHandle>
 
 /// This arbiter's ends of the ports. Runs on the arbiter.
 fn ports_of(shared: &Shared, arbiter: usize) -> ArbiterPorts {
-    let dispatcher = Dispatcher {
-        store: shared.store.clone(),
-        tickets: shared.tickets.clone(),
-        links: shared.links.clone(),
-        peers: shared.peers.clone(),
-        replica: shared.replica,
-    };
+    let dispatcher = shared.dispatcher();
     let service = LinkService {
         store: shared.store.clone(),
         tickets: shared.tickets.clone(),

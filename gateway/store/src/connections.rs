@@ -1,4 +1,4 @@
-//! Connections: what people may reach, through which agent, as which account. The account's secret is sealed, and is
+//! Connections: what people may reach, through which agents, as which account. The account's secret is sealed, and is
 //! read by nobody but `connection_secret`.
 
 use std::fmt;
@@ -97,7 +97,9 @@ pub static CONNECTIONS: Listing = Listing {
 /// Which connections.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionFilter {
+    /// One of its agents.
     pub agent: Option<String>,
+    pub owner: Option<String>,
     pub tag: Option<String>,
     pub protocol: Option<String>,
     /// In the name or the description.
@@ -136,6 +138,7 @@ impl Connection {
             name: &self.name,
             tags: &self.settings.tags,
             open_to_members: self.settings.allow_members,
+            modes: &self.settings.modes,
             deleted: self.deleted,
         }
     }
@@ -168,7 +171,7 @@ impl Store {
 
         let mut client = self.client().await?;
         let mut change = Change::begin(&mut client, "creating a connection").await?;
-        check_agent(&change, &settings.agent).await?;
+        check_agents(&change, &settings.agents).await?;
         let (version, stored) = new_version(&change, "create", name, Some(&settings)).await?;
         let sql = format!(
             "insert into connections as c (id, name, version, settings, secret_sealed, secret_reference) \
@@ -213,9 +216,12 @@ impl Store {
         let mut change = Change::begin(&mut client, "updating a connection").await?;
         let before = locked(&change, name).await?;
         check_version(|| described_as(name), before.version, if_version)?;
-        if settings.agent != before.agent {
-            check_agent(&change, &settings.agent).await?;
-        }
+        // one that was revoked since may stay: the connection waits for another of that name
+        let new: Vec<String> = (settings.agents.iter())
+            .filter(|agent| !before.agents.contains(agent))
+            .cloned()
+            .collect();
+        check_agents(&change, &new).await?;
         let (keep, new) = match secret {
             SecretChange::Keep => (true, None),
             SecretChange::Remove => (false, None),
@@ -313,7 +319,12 @@ impl Store {
     ) -> Result<Listed<Connection>, StoreError> {
         let text = filter.q.as_ref().map(|q| q.to_lowercase());
         let conditions = Conditions::default()
-            .when(filter.agent.as_ref(), Type::TEXT, "c.settings ->> 'agent' = $?")
+            .when(
+                filter.agent.as_ref(),
+                Type::TEXT,
+                "c.settings -> 'agents' @> to_jsonb($?)",
+            )
+            .when(filter.owner.as_ref(), Type::TEXT, "c.settings ->> 'owner' = $?")
             .when(filter.tag.as_ref(), Type::TEXT, "c.settings -> 'tags' @> to_jsonb($?)")
             .when(filter.protocol.as_ref(), Type::TEXT, "c.settings ->> 'protocol' = $?")
             .when(
@@ -401,14 +412,18 @@ async fn locked(change: &Change<'_>, name: &str) -> Result<Connection, StoreErro
     Connection::from_row(&row)
 }
 
-async fn check_agent(change: &Change<'_>, agent: &str) -> Result<(), StoreError> {
-    let sql = "select 1 from agents where name = $1 and revoked_at is null";
-    match change.query_opt(sql, &[(&agent, Type::TEXT)]).await? {
-        Some(_) => Ok(()),
-        None => Err(invalid(
-            "agent",
-            format!("there is no agent {agent}: register it first"),
-        )),
+async fn check_agents(change: &Change<'_>, agents: &[String]) -> Result<(), StoreError> {
+    let sql = "select wanted from unnest($1::text[]) wanted \
+               where not exists (select 1 from agents where name = wanted and revoked_at is null) limit 1";
+    match change.query_opt(sql, &[(&agents, Type::TEXT_ARRAY)]).await? {
+        None => Ok(()),
+        Some(row) => {
+            let agent: String = get(&row, "wanted")?;
+            Err(invalid(
+                "agents",
+                format!("must name agents that there are: register {agent} first"),
+            ))
+        }
     }
 }
 

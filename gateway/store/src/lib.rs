@@ -18,9 +18,11 @@ pub mod migrate;
 pub mod names;
 mod opaque;
 pub mod personal_tokens;
+pub mod places;
 pub mod pool;
 mod random;
 pub mod replicas;
+pub mod reseal;
 #[cfg(test)]
 mod resource_tests;
 pub mod rules;

@@ -52,7 +52,7 @@ pub enum Renewal {
     Lost,
 }
 
-const LIVE: &str = "released_at is null and lost_at is null and lease_until > clock_timestamp()";
+pub(crate) const LIVE: &str = "released_at is null and lost_at is null and lease_until > clock_timestamp()";
 
 impl Store {
     /// Takes a free slot for this process. The slot that has been free longest is taken first.

@@ -26,7 +26,7 @@ async fn settings(store: &Store) -> Settings {
         store.register_agent("default", &Unrecorded).await.unwrap();
     }
     Settings {
-        agent: "default".into(),
+        agents: vec!["default".into()],
         host: "db.internal".into(),
         user: "app".into(),
         ..Settings::default()

@@ -1,9 +1,12 @@
 //! What a connection is set to, and what is allowed: checked before anything is stored, with the field in the error.
 
+use std::collections::BTreeSet;
+
+use hoop_access::{MODES, Mode};
 use serde::{Deserialize, Serialize};
 
 use crate::StoreError;
-use crate::names::{check_label, invalid};
+use crate::names::{self, check_label, invalid};
 
 /// Protocols of this release.
 pub const PROTOCOLS: [&str; 1] = ["postgres"];
@@ -15,6 +18,8 @@ pub const REFERENCE_MAX_BYTES: usize = 1024;
 pub const HOST_MAX_BYTES: usize = 253;
 /// PostgreSQL's NAMEDATALEN, less its zero byte.
 pub const NAME_MAX_BYTES: usize = 63;
+/// Most agents of one connection.
+pub const AGENTS_MAX: usize = 16;
 /// Most databases of one connection.
 pub const DATABASES_MAX: usize = 256;
 /// Largest CA bundle.
@@ -28,6 +33,10 @@ pub const TAG_MAX_BYTES: usize = 128;
 pub const SESSIONS_MAX: u32 = 100_000;
 /// Longest idle time that can be set.
 pub const IDLE_TIMEOUT_MAX_S: u32 = 7 * 24 * 3600;
+/// Longest session that can be set.
+pub const SESSION_MAX_MAX_S: u32 = 30 * 24 * 3600;
+/// Largest limit of results that can be set: 1 PiB, far below what JSON's numbers hold exactly.
+pub const RESULT_MAX_MAX_BYTES: u64 = 1 << 50;
 /// Stands for every database in `Settings::databases`.
 pub const ANY_DATABASE: &str = "*";
 
@@ -119,8 +128,12 @@ impl Record {
 #[serde(default)]
 pub struct Settings {
     pub protocol: String,
-    /// Name of the agent that reaches the target.
-    pub agent: String,
+    /// Names of the agents that reach the target: any of them serves.
+    pub agents: Vec<String>,
+    /// User name of who answers for it; empty: nobody. Nothing hangs on it.
+    pub owner: String,
+    /// The ways in which it can be used at all; rules say by whom.
+    pub modes: BTreeSet<Mode>,
     pub host: String,
     pub port: u16,
     /// Account at the target.
@@ -137,10 +150,14 @@ pub struct Settings {
     pub record: Record,
     #[serde(default)]
     pub store_away: StoreAway,
-    /// 0: no limit of its own.
+    /// Over all replicas. 0: no limit of its own.
     pub max_sessions: u32,
     /// 0: none.
     pub idle_timeout_s: u32,
+    /// Longest session. 0: none.
+    pub session_max_s: u32,
+    /// Bytes that the target may send in one session. 0: no limit.
+    pub result_max_bytes: u64,
     /// Cleartext or md5 login without verified TLS.
     pub allow_cleartext_login: bool,
     /// Every member may use it, in every way; otherwise access rules decide alone.
@@ -153,7 +170,9 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             protocol: "postgres".into(),
-            agent: String::new(),
+            agents: Vec::new(),
+            owner: String::new(),
+            modes: MODES.into(),
             host: String::new(),
             port: 5432,
             user: String::new(),
@@ -167,6 +186,8 @@ impl Default for Settings {
             store_away: StoreAway::default(),
             max_sessions: 0,
             idle_timeout_s: 0,
+            session_max_s: 0,
+            result_max_bytes: 0,
             allow_cleartext_login: false,
             allow_members: false,
             description: String::new(),
@@ -188,7 +209,14 @@ impl Settings {
         if !PROTOCOLS.contains(&self.protocol.as_str()) {
             return Err(invalid("protocol", format!("must be one of: {}", PROTOCOLS.join(", "))));
         }
-        check_label("agent", &self.agent)?;
+        self.check_agents()?;
+        self.check_owner()?;
+        if self.modes.is_empty() {
+            return Err(invalid(
+                "modes",
+                "must hold at least one of native, web, exec and runbook",
+            ));
+        }
         check_host("host", &self.host)?;
         if self.port == 0 {
             return Err(invalid("port", "must be 1 to 65535"));
@@ -205,18 +233,7 @@ impl Settings {
             check_name("databases", database)?;
         }
         self.check_tls()?;
-        if self.max_sessions > SESSIONS_MAX {
-            return Err(invalid(
-                "max_sessions",
-                format!("must be at most {SESSIONS_MAX}; 0 is no limit"),
-            ));
-        }
-        if self.idle_timeout_s > IDLE_TIMEOUT_MAX_S {
-            return Err(invalid(
-                "idle_timeout_s",
-                format!("must be at most {IDLE_TIMEOUT_MAX_S} seconds; 0 is none"),
-            ));
-        }
+        self.check_limits()?;
         check_text("description", &self.description, DESCRIPTION_MAX_BYTES)?;
         if self.tags.len() > TAGS_MAX {
             return Err(invalid("tags", format!("must be at most {TAGS_MAX}")));
@@ -226,6 +243,62 @@ impl Settings {
                 return Err(invalid("tags", "must not hold an empty tag"));
             }
             check_text("tags", tag, TAG_MAX_BYTES)
+        })
+    }
+
+    fn check_agents(&self) -> Result<(), StoreError> {
+        if self.agents.is_empty() || self.agents.len() > AGENTS_MAX {
+            return Err(invalid("agents", format!("must name 1 to {AGENTS_MAX} agents")));
+        }
+        for (at, agent) in self.agents.iter().enumerate() {
+            check_label("agents", agent)?;
+            if self.agents.iter().take(at).any(|before| before == agent) {
+                return Err(invalid("agents", format!("must name {agent} once")));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_owner(&self) -> Result<(), StoreError> {
+        match names::username(&self.owner) {
+            Ok(name) if name == self.owner => Ok(()),
+            _ if self.owner.is_empty() => Ok(()),
+            _ => Err(invalid("owner", "must be a user name, in lower case, or empty")),
+        }
+    }
+
+    fn check_limits(&self) -> Result<(), StoreError> {
+        let limits = [
+            (
+                "max_sessions",
+                u64::from(self.max_sessions),
+                u64::from(SESSIONS_MAX),
+                "",
+            ),
+            (
+                "idle_timeout_s",
+                self.idle_timeout_s.into(),
+                IDLE_TIMEOUT_MAX_S.into(),
+                " seconds",
+            ),
+            (
+                "session_max_s",
+                self.session_max_s.into(),
+                SESSION_MAX_MAX_S.into(),
+                " seconds",
+            ),
+            (
+                "result_max_bytes",
+                self.result_max_bytes,
+                RESULT_MAX_MAX_BYTES,
+                " bytes",
+            ),
+        ];
+        limits.into_iter().try_for_each(|(field, set, most, unit)| {
+            if set > most {
+                return Err(invalid(field, format!("must be at most {most}{unit}; 0 is no limit")));
+            }
+            Ok(())
         })
     }
 
@@ -321,7 +394,7 @@ mod tests {
 
     fn good() -> Settings {
         Settings {
-            agent: "default".into(),
+            agents: vec!["default".into()],
             host: "db.internal".into(),
             user: "app".into(),
             ..Settings::default()
@@ -341,7 +414,11 @@ mod tests {
     fn a_refusal_names_its_field() {
         good().check().unwrap();
         assert_eq!(refused(|s| s.protocol = "mysql".into()), "protocol");
-        assert_eq!(refused(|s| s.agent = "Default".into()), "agent");
+        assert_eq!(refused(|s| s.agents = vec!["Default".into()]), "agents");
+        assert_eq!(refused(|s| s.agents = Vec::new()), "agents");
+        assert_eq!(refused(|s| s.agents = vec!["a".into(), "a".into()]), "agents");
+        assert_eq!(refused(|s| s.owner = "Ada".into()), "owner");
+        assert_eq!(refused(|s| s.modes = BTreeSet::new()), "modes");
         assert_eq!(refused(|s| s.host = "postgres://db".into()), "host");
         assert_eq!(refused(|s| s.host = "db:5432".into()), "host");
         assert_eq!(refused(|s| s.host = String::new()), "host");
@@ -358,6 +435,8 @@ mod tests {
             "tls_ca_pem"
         );
         assert_eq!(refused(|s| s.idle_timeout_s = u32::MAX), "idle_timeout_s");
+        assert_eq!(refused(|s| s.session_max_s = u32::MAX), "session_max_s");
+        assert_eq!(refused(|s| s.result_max_bytes = u64::MAX), "result_max_bytes");
         assert_eq!(refused(|s| s.tags = vec![String::new()]), "tags");
     }
 
@@ -373,8 +452,9 @@ mod tests {
 
     #[test]
     fn settings_of_an_earlier_release_get_defaults() {
-        let settings: Settings = serde_json::from_str(r#"{"agent":"a","host":"h","user":"u"}"#).unwrap();
+        let settings: Settings = serde_json::from_str(r#"{"agents":["a"],"host":"h","user":"u"}"#).unwrap();
         assert_eq!((settings.port, settings.audit_mode), (5432, AuditMode::Journalled));
+        assert_eq!(settings.modes, BTreeSet::from(MODES));
     }
 
     #[test]

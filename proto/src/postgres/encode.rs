@@ -48,3 +48,15 @@ pub fn query(text: &str) -> Bytes {
 pub fn ready_for_query(status: u8) -> Bytes {
     single(b'Z', |out| out.put_u8(status))
 }
+
+/// `Sync`: outside a transaction, answered by `ReadyForQuery` and nothing else.
+#[must_use]
+pub fn sync() -> Bytes {
+    single(b'S', |_| {})
+}
+
+/// `Terminate`.
+#[must_use]
+pub fn terminate() -> Bytes {
+    single(b'X', |_| {})
+}

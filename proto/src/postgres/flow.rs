@@ -74,6 +74,14 @@ impl Flow {
         self.left == 0 && self.head_len == 0
     }
 
+    /// Bytes missing of the message that was passed on in part, or of its header.
+    pub(crate) fn unfinished(&self) -> usize {
+        match self.head_len {
+            0 => self.left,
+            there => HEADER_BYTES - there,
+        }
+    }
+
     /// What there is to scan: the batch itself, or with what was held back before it. `None`: still too little.
     #[inline]
     pub(crate) fn enter(&mut self, bytes: Bytes) -> Option<Bytes> {
@@ -228,6 +236,7 @@ mod tests {
             }))
         );
         assert!(!flow.at_boundary());
+        assert_eq!(flow.unfinished(), 3, "of its header");
         assert_eq!(
             flow.next(&message[2..6], 0, mode),
             Ok(Some(Piece::More {
@@ -236,6 +245,7 @@ mod tests {
                 end: 4
             }))
         );
+        assert_eq!(flow.unfinished(), 1, "of its body");
         assert_eq!(
             flow.next(&message[6..], 0, mode),
             Ok(Some(Piece::More {
@@ -245,6 +255,7 @@ mod tests {
             }))
         );
         assert!(flow.at_boundary());
+        assert_eq!(flow.unfinished(), 0);
     }
 
     #[test]

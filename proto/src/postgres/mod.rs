@@ -9,6 +9,7 @@ pub mod encode;
 pub mod error_response;
 mod fields;
 mod flow;
+pub mod greeting;
 mod md5;
 mod names;
 mod pipeline;

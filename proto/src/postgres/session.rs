@@ -332,6 +332,10 @@ impl Dialogue for Session {
         self.pipeline.is_idle()
     }
 
+    fn unfinished(&self) -> usize {
+        self.down.unfinished()
+    }
+
     fn unanswered(&mut self) -> Vec<Outcome> {
         self.pipeline.unanswered()
     }

@@ -292,7 +292,7 @@ fn show(session: &str, events: &[Value]) {
 /// Makes the connection, or brings it up to date.
 async fn register(api: &Api, port: u16, password: &str) -> Result<()> {
     let body = json!({
-        "name": CONNECTION, "protocol": "postgres", "agent": "default", "host": "127.0.0.1", "port": port,
+        "name": CONNECTION, "protocol": "postgres", "agents": ["default"], "host": "127.0.0.1", "port": port,
         "user": ACCOUNT, "secret": {"value": password}, "tls": "disable", "default_database": DATABASE,
         "databases": [DATABASE], "description": "The demo of ./dev run: a shop with made-up personal data",
     });

@@ -165,14 +165,21 @@ async fn flooded() -> Result<()> {
     let hoop = Hoop::with(options).await?;
     let registered = hoop.api.post("/api/agents", json!({"name": "rogue"})).await?;
     let key = text(&registered, "key");
-    hoop.connection("honest", json!({"agent": "rogue"})).await?;
-    hoop.connection(FLOODED, json!({"agent": "rogue"})).await?;
+    hoop.connection("honest", json!({"agents": ["rogue"]})).await?;
+    hoop.connection(FLOODED, json!({"agents": ["rogue"]})).await?;
     let rogue = tokio::task::spawn_local(async move { Rogue::link(&key).await?.serve().await });
     let honest = hoop.login(&hoop.credential("honest").await?)?.sslmode("disable");
     let neighbour = eventually("the agent serves", LINK_DEADLINE, async || {
         honest.connect().await.map(Some)
     })
     .await?;
+    // it says hello as an older release does: what it cannot do is not asked of it
+    let tested = hoop.api.post("/api/connections/honest/test", json!({})).await?;
+    let found = tested.pointer("/agents/0").context("no agent")?;
+    ensure!(
+        text(found, "failed_at") == "agent" && text(found, "code") == "agent_too_old",
+        "{found}"
+    );
     let flooded = hoop.login(&hoop.credential(FLOODED).await?)?.sslmode("disable");
     for _ in 0..5 {
         let (refused, asked) = tokio::join!(told(&flooded), neighbour.simple_query("select pg_sleep(0.1)"));

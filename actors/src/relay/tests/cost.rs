@@ -46,7 +46,7 @@ async fn a_relay_at_rest_is_small() {
             holds: HoldLimits::default(),
             control: receiver,
             counters: Rc::default(),
-            idle_timeout: None,
+            limits: SessionLimits::default(),
         });
         let bytes = size_of_val(&relay) + Mux::shared_bytes();
         assert!(bytes <= 8 * 1024, "{bytes} bytes a session");
@@ -75,6 +75,9 @@ impl Dialogue for Bare {
     }
     fn idle(&self) -> bool {
         true
+    }
+    fn unfinished(&self) -> usize {
+        0
     }
     fn unanswered(&mut self) -> Vec<Outcome> {
         vec![]
@@ -110,7 +113,7 @@ async fn a_statement_wakes_the_relay_once_a_direction() {
             holds: HoldLimits::default(),
             control: receiver,
             counters: Rc::default(),
-            idle_timeout: None,
+            limits: SessionLimits::default(),
         }));
         let polls = Rc::new(Cell::new(0usize));
         let counted = polls.clone();

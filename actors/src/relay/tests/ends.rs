@@ -161,7 +161,10 @@ async fn a_violation_is_told_with_its_own_code() {
 async fn idleness_is_told_and_a_running_statement_is_not_idle() {
     local(async {
         let mut rig = start(Setup {
-            idle_timeout: Some(Duration::from_secs(30)),
+            limits: SessionLimits {
+                idle: Some(Duration::from_secs(30)),
+                ..SessionLimits::default()
+            },
             ..Setup::default()
         });
         rig.says("one\n").await;
@@ -225,6 +228,96 @@ async fn a_relay_that_is_dropped_closes_its_link() {
         rig.relay.abort();
         assert_eq!(rig.from_gateway.recv().await, Ok(None));
         assert_eq!(rig.agent.next_event().await, MuxEvent::Close(None));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_reaches_its_length_between_statements_ends_at_once() {
+    local(async {
+        let mut rig = start(Setup {
+            limits: SessionLimits {
+                length: Some(Duration::from_secs(100)),
+                ..SessionLimits::default()
+            },
+            ..Setup::default()
+        });
+        let began = Instant::now();
+        assert_eq!(
+            rig.client_gets().await,
+            "farewell: this session has lasted 100 s, the longest that its connection allows, so it was ended\n"
+        );
+        assert_eq!(began.elapsed().as_secs(), 100);
+        let (refusal, _) = rig.end().await;
+        assert_eq!((refusal.end, refusal.sqlstate()), (End::SessionTooLong, "57P01"));
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_statement_that_runs_at_the_sessions_length_is_let_finish_within_the_overtime() {
+    let limits = SessionLimits {
+        length: Some(Duration::from_secs(100)),
+        ..SessionLimits::default()
+    };
+    local(async {
+        let mut rig = start(Setup {
+            limits,
+            ..Setup::default()
+        });
+        let began = Instant::now();
+        rig.says("one\n").await;
+        rig.target_gets().await;
+        tokio::time::sleep(Duration::from_secs(130)).await;
+        rig.target_says(".\n").await;
+        assert_eq!(
+            rig.client_gets().await,
+            ".\nfarewell: this session has lasted 100 s, the longest that its connection allows, so it was ended\n"
+        );
+        assert_eq!(began.elapsed().as_secs(), 130);
+        assert_eq!(rig.end().await.0.end, End::SessionTooLong);
+    })
+    .await;
+    local(async {
+        let mut rig = start(Setup {
+            limits,
+            ..Setup::default()
+        });
+        let began = Instant::now();
+        rig.says("one\n").await;
+        rig.target_gets().await;
+        assert!(
+            rig.client_gets()
+                .await
+                .starts_with("farewell: this session has lasted 100 s")
+        );
+        assert_eq!(began.elapsed(), Duration::from_secs(100) + SESSION_OVERTIME);
+        assert_eq!(rig.record.story(), ["attempt 1 one", "outcome 1 unknown"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn results_beyond_the_limit_are_not_forwarded_and_the_client_is_told() {
+    local(async {
+        let mut rig = start(Setup {
+            limits: SessionLimits {
+                result_bytes: Some(10),
+                ..SessionLimits::default()
+            },
+            ..Setup::default()
+        });
+        rig.says("one\n").await;
+        rig.target_gets().await;
+        rig.target_says("12345678\n").await;
+        assert_eq!(rig.client_gets().await, "12345678\n");
+        rig.target_says("more\n").await;
+        assert_eq!(
+            rig.client_gets().await,
+            "farewell: the results of this session exceed its connection's limit of 10 bytes, so it was ended\n"
+        );
+        let (refusal, _) = rig.end().await;
+        assert_eq!((refusal.end, refusal.sqlstate()), (End::ResultLimit, "53400"));
     })
     .await;
 }

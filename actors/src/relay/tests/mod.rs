@@ -144,6 +144,10 @@ impl Dialogue for Lines {
         self.unanswered.is_empty()
     }
 
+    fn unfinished(&self) -> usize {
+        0
+    }
+
     fn unanswered(&mut self) -> Vec<Outcome> {
         self.unanswered
             .drain(..)
@@ -261,7 +265,7 @@ struct Setup {
     stages: Vec<Box<dyn Stage>>,
     record: RecordLimits,
     holds: HoldLimits,
-    idle_timeout: Option<Duration>,
+    limits: SessionLimits,
     early: &'static str,
     kept: Kept,
 }
@@ -312,7 +316,7 @@ fn start(setup: Setup) -> Rig {
         holds: setup.holds,
         control: receiver,
         counters: counters.clone(),
-        idle_timeout: setup.idle_timeout,
+        limits: setup.limits,
     };
     let relay = spawn_local(async move {
         let end = run(parts).await;

@@ -33,6 +33,7 @@ struct Case {
     name: &'static str,
     tags: Vec<String>,
     open: bool,
+    offered: BTreeSet<Mode>,
     deleted: bool,
     mode: Mode,
     using: Option<(DateTime<Utc>, IpAddr)>,
@@ -47,6 +48,7 @@ impl Case {
             name: "prod-db",
             tags: vec![],
             open: false,
+            offered: MODES.into(),
             deleted: false,
             mode: Mode::Native,
             using: Some((at("2026-11-24T10:00:00Z"), "192.0.2.7".parse().expect("address"))),
@@ -64,6 +66,7 @@ impl Case {
             name: self.name,
             tags: &self.tags,
             open_to_members: self.open,
+            modes: &self.offered,
             deleted: self.deleted,
         };
         let circumstances = Circumstances {
@@ -261,6 +264,23 @@ fn a_connection_that_is_open_to_members_is_open_to_members_alone() {
     };
     assert!(open(Role::Member));
     assert!(!open(Role::Auditor) && !open(Role::Admin));
+}
+
+#[test]
+fn a_mode_that_the_connection_does_not_offer_is_allowed_by_no_rule() {
+    let web_only = with(|case| case.offered = [Mode::Web].into());
+    let explained = web_only.explain(vec![rule("sre", sre())]);
+    assert!(!explained.decision.is_allowed());
+    assert!(
+        explained.summary.contains("does not offer this mode"),
+        "{}",
+        explained.summary
+    );
+    let in_the_browser = with(|case| {
+        case.offered = [Mode::Web].into();
+        case.mode = Mode::Web;
+    });
+    assert!(in_the_browser.allowed(vec![rule("sre", sre())]));
 }
 
 #[test]

@@ -247,8 +247,8 @@ async fn a_wrong_request_is_told_what_is_wrong() {
         .problem(409);
     rig.post("/api/connections", admin, connection("db")).await.problem(409);
     let mut stray = connection("other");
-    stray["agent"] = json!("nobody");
-    assert_eq!(rig.post("/api/connections", admin, stray).await.problem(422), "agent");
+    stray["agents"] = json!(["default", "nobody"]);
+    assert_eq!(rig.post("/api/connections", admin, stray).await.problem(422), "agents");
     let ttl = json!({"ttl_seconds": 172_801});
     assert_eq!(
         rig.post("/api/connections/db/credentials", admin, ttl)
@@ -290,4 +290,68 @@ async fn a_wrong_request_is_told_what_is_wrong() {
     rig.call(Method::DELETE, "/api/credentials/c00000000", admin, None)
         .await
         .problem(404);
+}
+
+#[actix_web::test]
+async fn a_connection_is_tested_by_admins_alone_recorded_and_not_too_often() {
+    let rig = rig().await;
+    rig.connection().await;
+    let path = "/api/connections/db/test";
+    for (token, status) in [(rig.member.as_str(), 403), (rig.auditor.as_str(), 403), ("", 401)] {
+        rig.call(Method::POST, path, token, None).await.problem(status);
+    }
+    assert!(!rig.records().iter().any(|(kind, _)| kind == "connection.test"));
+    let tested = rig.call(Method::POST, path, &rig.admin, None).await;
+    assert_eq!(
+        (tested.status, &tested.json()["ok"]),
+        (200, &json!(true)),
+        "{}",
+        tested.text
+    );
+    assert_eq!(tested.json()["agents"][0]["server_version"], "secret: true");
+    let records = rig.records();
+    let (_, record) = records.iter().find(|(kind, _)| kind == "connection.test").unwrap();
+    assert_eq!(
+        (&record["subject"], &record["by"]["user"]),
+        (&json!("db"), &json!("root"))
+    );
+    assert!(!record.to_string().contains(TARGET_SECRET), "{record}");
+    rig.call(Method::POST, "/api/connections/none/test", &rig.admin, None)
+        .await
+        .problem(404);
+    // before it is stored: with the stored secret where none is given
+    let mut unsaved = connection("db");
+    unsaved.as_object_mut().unwrap().remove("secret");
+    let tested = rig.post("/api/connections/test", &rig.admin, unsaved.clone()).await;
+    assert_eq!(
+        tested.json()["agents"][0]["server_version"],
+        "secret: true",
+        "{}",
+        tested.text
+    );
+    unsaved["name"] = json!("new");
+    let tested = rig.post("/api/connections/test", &rig.admin, unsaved.clone()).await;
+    assert_eq!(
+        tested.json()["agents"][0]["server_version"],
+        "secret: false",
+        "{}",
+        tested.text
+    );
+    unsaved["port"] = json!(0);
+    assert_eq!(
+        rig.post("/api/connections/test", &rig.admin, unsaved)
+            .await
+            .problem(422),
+        "port"
+    );
+    rig.fake.record_fails.store(true, Ordering::Relaxed);
+    rig.call(Method::POST, path, &rig.admin, None).await.problem(500);
+    rig.fake.record_fails.store(false, Ordering::Relaxed);
+    let mut answers = Vec::new();
+    for _ in 0..20 {
+        answers.push(rig.call(Method::POST, path, &rig.admin, None).await);
+    }
+    let last = answers.last().unwrap();
+    last.problem(429);
+    assert!(last.header("retry-after").parse::<u64>().unwrap() > 0);
 }

@@ -103,6 +103,16 @@ const ROUTES: &[(&str, &str, &[u16])] = &[
     ),
     (
         "post",
+        "/api/connections/test",
+        &[200, 400, 401, 403, 413, 415, 422, 429, 500, 503],
+    ),
+    (
+        "post",
+        "/api/connections/{name}/test",
+        &[200, 401, 403, 404, 429, 500, 503],
+    ),
+    (
+        "post",
         "/api/connections/{name}/credentials",
         &[201, 400, 401, 403, 404, 413, 415, 422, 500, 503],
     ),

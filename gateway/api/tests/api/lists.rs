@@ -170,11 +170,13 @@ async fn filters_find_what_they_say() {
 
     let mut other = connection("other");
     other["tags"] = json!(["env:prod"]);
-    other["agent"] = json!("idle");
+    other["agents"] = json!(["default", "idle"]);
+    other["owner"] = json!("ada");
     other["description"] = json!("The Ledger");
     assert_eq!(rig.post("/api/connections", &rig.admin, other).await.status, 201);
     for (filter, names) in [
         ("agent=idle", vec!["other"]),
+        ("owner=ada", vec!["other"]),
         ("tag=env:prod", vec!["other"]),
         ("tag=env", vec![]),
         ("protocol=postgres&sort=-name", vec!["other", "db"]),

@@ -119,6 +119,8 @@ const MATRIX: &[(&str, &str, To)] = &[
     ("get", "/api/connections/{name}", To::SignedIn),
     ("put", "/api/connections/{name}", To::Admins),
     ("delete", "/api/connections/{name}", To::Admins),
+    ("post", "/api/connections/test", To::Admins),
+    ("post", "/api/connections/{name}/test", To::Admins),
     ("post", "/api/connections/{name}/credentials", To::Connect),
     ("get", "/api/credentials", To::SignedIn),
     ("delete", "/api/credentials/{id}", To::Connect),

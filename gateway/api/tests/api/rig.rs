@@ -12,6 +12,7 @@ use actix_web::{App, Error, test, web};
 use futures_util::future::{BoxFuture, ready};
 use hoop_access::{Circumstances, Mode};
 use hoop_api::AppState;
+use hoop_api::connection_test::{AgentTest, ConnectionToTest, TestTimes};
 use hoop_api::control::{Check, Control, ControlError, Readiness};
 use hoop_api::rate::Rates;
 use hoop_proto::evidence::Event;
@@ -80,6 +81,23 @@ impl Control for Fake {
             links,
             warnings: Vec::new(),
         }))
+    }
+
+    fn test_connection(&self, asked: ConnectionToTest) -> BoxFuture<'_, Result<Vec<AgentTest>, ControlError>> {
+        let agents = asked.settings.agents.iter().map(|agent| AgentTest {
+            agent: agent.clone(),
+            ok: true,
+            failed_at: None,
+            code: String::new(),
+            message: String::new(),
+            hint: String::new(),
+            cause: String::new(),
+            sqlstate: String::new(),
+            server_version: format!("secret: {}", asked.secret.is_some()),
+            tls: None,
+            took_us: TestTimes::default(),
+        });
+        Box::pin(ready(Ok(agents.collect())))
     }
 
     fn link_address(&self) -> String {
@@ -236,7 +254,7 @@ pub const TARGET_SECRET: &str = "target-password-hunter2";
 
 pub fn connection(name: &str) -> Value {
     json!({
-        "name": name, "agent": "default", "host": "db.internal", "port": 5432, "user": "app",
+        "name": name, "agents": ["default"], "host": "db.internal", "port": 5432, "user": "app",
         "secret": {"value": TARGET_SECRET}, "databases": ["*"], "default_database": "app", "allow_members": true,
     })
 }

@@ -162,7 +162,7 @@ async fn long_lines(lanes: &Lanes, arguments: &Arguments, row: &mut Row) -> Resu
         let file = lanes.folder().join("far-key");
         std::fs::write(&file, key.replace(&format!(":{link_port}?"), &format!(":{line_port}?")))?;
         let agent = Agent::start(&file, &lanes.folder().join("far-agent.log"), Vec::new())?;
-        hoop.connection("far", json!({"agent": "far"})).await?;
+        hoop.connection("far", json!({"agents": ["far"]})).await?;
         let login = hoop
             .login(&hoop.credential("far").await?)?
             .sslmode("disable")
