@@ -322,6 +322,23 @@ create table session_places (
 create index session_places_connection on session_places (connection_id);
 create index session_places_replica on session_places (replica_id);
 
+-- Which master keys a replica has, the one that seals first, and which its journal needs. Ids, no keys.
+create table replica_keys (
+    replica_id   uuid primary key references replicas (id),
+    keys         text[] not null,
+    journal_keys text[] not null,
+    reported_at  timestamptz not null default now()
+);
+
+-- Rotations of the master key, by key id; at most one is not finished.
+create table master_key_rotations (
+    new_key     text primary key,
+    old_key     text not null,
+    started_at  timestamptz not null default now(),
+    finished_at timestamptz
+);
+create unique index master_key_rotations_one on master_key_rotations ((true)) where finished_at is null;
+
 -- section 8: service accounts, personal tokens, public keys
 
 -- For lists with filters.

@@ -17,7 +17,7 @@ use hoop_store::{Store, StoreConfig};
 use uuid::Uuid;
 
 use crate::config::{Config, StoreChoice};
-use crate::setup;
+use crate::key_file;
 
 /// Exit code of a verification that found something.
 const FOUND: u8 = 1;
@@ -29,8 +29,8 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
 }
 
 /// A store for a command, beside a gateway that may be running.
-async fn open(config: &Config) -> Result<(Store, Option<Embedded>)> {
-    let master = setup::master_key(config)?;
+pub(crate) async fn open(config: &Config) -> Result<(Store, Option<Embedded>)> {
+    let master = key_file::load(config)?;
     let (url, embedded) = match &config.store {
         StoreChoice::Url(url) => (DatabaseUrl::parse(&url.0).context("DATABASE_URL")?, None),
         StoreChoice::Embedded => match Embedded::running(&config.data_dir) {
@@ -44,7 +44,7 @@ async fn open(config: &Config) -> Result<(Store, Option<Embedded>)> {
     Ok((Store::open(&StoreConfig { url, pool_size: 2 }, master).await?, embedded))
 }
 
-async fn close(embedded: Option<Embedded>) {
+pub(crate) async fn close(embedded: Option<Embedded>) {
     if let Some(embedded) = embedded {
         embedded.stop().await;
     }

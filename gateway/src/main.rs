@@ -7,12 +7,15 @@ mod commands;
 mod config;
 mod control;
 mod directory;
+mod key_file;
+mod key_watch;
 mod lease;
 mod links;
 mod listeners;
 mod opening;
 mod policy;
 mod ready;
+mod rotate;
 mod sessions;
 mod setup;
 mod target;
@@ -50,6 +53,8 @@ enum Command {
     Export(commands::Export),
     /// Print recorded events, opened with the master key, a JSON object a line.
     Events(commands::Events),
+    /// Put a new master key in the place of the present one, while the gateways serve. Run it again where it stopped.
+    RotateMasterKey(rotate::RotateMasterKey),
     /// Work with journals.
     #[command(subcommand)]
     Journal(commands::Journal),
@@ -74,6 +79,7 @@ fn main() -> ExitCode {
             Some(Command::Verify(verify)) => verify.run(&config).await,
             Some(Command::Export(export)) => export.run(&config).await,
             Some(Command::Events(events)) => events.run(&config).await,
+            Some(Command::RotateMasterKey(rotate)) => rotate.run(&config).await,
             Some(Command::Journal(journal)) => journal.run(&config).await,
         }
     });

@@ -1,4 +1,4 @@
-//! First start: the master key, the admin, the default agent. Secrets go to files of mode 0600, never to the log.
+//! First start: the admin, the default agent, and how secrets are written. Secrets go to files of mode 0600, never to the log.
 
 use std::fs;
 use std::io::{self, Write};
@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use hoop_store::agents::hoop_key;
 use hoop_store::change::Unrecorded;
-use hoop_store::seal::{KEY_BYTES, MasterKey};
 use hoop_store::users::Role;
 use hoop_store::{Store, StoreError};
 use rand::Rng;
@@ -29,7 +28,9 @@ pub enum SetupError {
     Write { path: PathBuf, source: io::Error },
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("{path} is not a master key: it must hold 64 hexadecimal digits")]
+    #[error(
+        "{path} holds no master key: it must hold one of 64 hexadecimal digits a line, at most four, the one that seals first"
+    )]
     MasterKey { path: PathBuf },
     #[error("the system gives no random bytes")]
     Random,
@@ -72,34 +73,6 @@ pub fn write_secret(path: &Path, secret: &str) -> Result<(), SetupError> {
         .and_then(|()| file.sync_all())
         .map_err(failed)?;
     fs::rename(&part, path).map_err(failed)
-}
-
-/// Reads the master key, or makes it at the first start.
-///
-/// # Errors
-/// `MasterKey` where the file holds something else.
-pub fn master_key(config: &Config) -> Result<MasterKey, SetupError> {
-    let path = &config.master_key_file;
-    match fs::read_to_string(path) {
-        Ok(text) => {
-            let wrong = || SetupError::MasterKey { path: path.clone() };
-            let key = hex::decode(text.trim()).map_err(|_| wrong())?;
-            if key.len() != KEY_BYTES {
-                return Err(wrong());
-            }
-            MasterKey::new(&key).map_err(|_| wrong())
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let key = MasterKey::generate().map_err(|_| SetupError::Random)?;
-            write_secret(path, &hex::encode(key))?;
-            info!(path = %path.display(), "made the master key; keep a copy of it away from the database");
-            MasterKey::new(&key).map_err(|_| SetupError::Random)
-        }
-        Err(source) => Err(SetupError::Read {
-            path: path.clone(),
-            source,
-        }),
-    }
 }
 
 fn password() -> String {

@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use tracing::{error, info};
 use uuid::Uuid;
 
+pub(crate) use self::arbiters::follow_master_key;
 use self::arbiters::{Door, Shared, deliver, start_arbiters};
 use self::database::{database, listen_url};
 use self::stop::Running;
@@ -39,6 +40,8 @@ use crate::certificates::Issuer;
 use crate::config::Config;
 use crate::control::{Addresses, GatewayControl};
 use crate::directory::{self, Directory, DirectoryParts, Freshness};
+use crate::key_file;
+use crate::key_watch::{KeyWatch, KeyWatchParts};
 use crate::lease::{Lease, LeaseParts};
 use crate::links::peer::PeerDialer;
 use crate::links::registry::Links;
@@ -66,7 +69,7 @@ pub async fn run(config: Config) -> Result<()> {
     let root = Arbiter::try_current().context("not within a system")?;
     open_files::raise();
     setup::data_dir(&config)?;
-    let master = setup::master_key(&config)?;
+    let master = key_file::load(&config)?;
     let (url, embedded) = database(&config).await?;
     let store = Store::open(
         &StoreConfig {
@@ -106,7 +109,7 @@ pub async fn run(config: Config) -> Result<()> {
     info!(replica = %replica.id, slot = replica.slot, peer_address, "this replica's place");
 
     // evidence
-    let journal = Journal::open(journal_config(&config, replica.id)?, master)?;
+    let journal = Journal::open(journal_config(&config, replica.id)?, master.clone())?;
     let evidence_arbiter = Arbiter::new();
     let audit = AuditSetup::new(
         store.clone(),
@@ -183,6 +186,20 @@ pub async fn run(config: Config) -> Result<()> {
         journal: journal.clone(),
     };
     let arbiters = start_arbiters(&shared).await?;
+
+    let watch = KeyWatchParts {
+        path: config.master_key_file.clone(),
+        master,
+        journal: journal.clone(),
+        audit: audit.clone(),
+        arbiters: arbiters.clone(),
+        store: store.clone(),
+        replica: replica.id,
+        writer: writer.clone(),
+    };
+    keeper.keep("watch of the master key", &root, Policy::default(), move || {
+        KeyWatch::new(watch.clone())
+    });
 
     // listeners: agents first, so that the first client finds one
     let gate = Gate::new(HANDSHAKES_MAX, config.handshakes_per_address);

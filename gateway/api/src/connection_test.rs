@@ -20,7 +20,7 @@ use crate::body::{Body, CA_BODY_MAX_BYTES};
 use crate::caller::Caller;
 use crate::connection_view::ConnectionSettings;
 use crate::connections::{missing, parts};
-use crate::problem::{Bodied, Limited, Missing, Problem, Signed};
+use crate::problem::{Bodied, Missing, Problem, Signed};
 
 /// Tests that run in this process at once.
 const TESTS_AT_ONCE: usize = 4;
@@ -110,7 +110,7 @@ pub struct ConnectionTest {
 #[utoipa::path(
     tag = "connections",
     params(("name" = String, Path, description = "The connection's name")),
-    responses((status = 200, body = ConnectionTest), Missing, Limited, Signed),
+    responses((status = 200, body = ConnectionTest), Missing, Signed),
     security(("bearer" = []))
 )]
 #[post("/connections/{name}/test")]
@@ -132,7 +132,7 @@ pub async fn test_connection(caller: Caller, name: web::Path<String>) -> Result<
 #[utoipa::path(
     tag = "connections",
     request_body = ConnectionSettings,
-    responses((status = 200, body = ConnectionTest), Bodied, Limited, Signed),
+    responses((status = 200, body = ConnectionTest), Bodied, Signed),
     security(("bearer" = []))
 )]
 #[post("/connections/test")]

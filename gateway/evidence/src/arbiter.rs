@@ -17,7 +17,7 @@ use futures_util::future::LocalBoxFuture;
 use hoop_actors::recorder::{Commit, FLUSH_INTERVAL_MS, RecordError, Recorder};
 use hoop_proto::evidence::event::Body;
 use hoop_proto::evidence::{Ended, Event, Started};
-use hoop_store::seal::{AesKey, KEY_BYTES, MasterKey};
+use hoop_store::seal::{AesKey, KEY_BYTES, KeyId, MasterKey};
 use prost::Message;
 use tokio::sync::Notify;
 use tokio::task::{spawn_blocking, spawn_local};
@@ -74,6 +74,8 @@ struct OpenSegment {
     file: Arc<File>,
     path: PathBuf,
     key: SegmentKey,
+    /// The master key that `key` is sealed under.
+    sealed_under: KeyId,
     bytes: u64,
 }
 
@@ -190,6 +192,22 @@ impl ArbiterJournal {
         numbering.ended.set(true);
         state.sessions.remove(session);
         Ok(true)
+    }
+
+    /// Goes on in a new segment where the open one lies under another master key than the one that seals now. What is
+    /// buffered, with data keys under the old one in it, goes to the old segment first.
+    ///
+    /// # Errors
+    /// `RecordError` where what is buffered, or the new segment, cannot be written: ask again.
+    pub fn follow_master_key(&self) -> Result<(), RecordError> {
+        let mut state = self.0.state.borrow_mut();
+        let sealing = self.0.shared.master.sealing();
+        if state.open.as_ref().is_none_or(|open| open.sealed_under == sealing) {
+            return Ok(());
+        }
+        state.write().map_err(WriteError::into_record_error)?;
+        state.close_segment();
+        state.ensure_open(0).map_err(WriteError::into_record_error)
     }
 
     /// Writes what is buffered now.
@@ -394,11 +412,8 @@ impl State {
         let full = self.open.as_ref().is_some_and(|open| {
             open.bytes > HEADER_BYTES as u64 && open.bytes + bytes > self.shared.config.segment_bytes
         });
-        if full
-            && let Some(old) = self.open.take()
-            && self.sync.sessions > 0
-        {
-            self.sync.rotated.push(old.file);
+        if full {
+            self.close_segment();
         }
         if self.open.is_none() {
             match self.create() {
@@ -406,6 +421,7 @@ impl State {
                     self.progress.add_segment(WrittenSegment {
                         path: open.path.clone(),
                         base: self.position,
+                        sealed_under: open.sealed_under.clone(),
                     });
                     self.position += open.bytes;
                     self.shared.take_room(open.bytes);
@@ -418,6 +434,14 @@ impl State {
         Ok(())
     }
 
+    fn close_segment(&mut self) {
+        if let Some(old) = self.open.take()
+            && self.sync.sessions > 0
+        {
+            self.sync.rotated.push(old.file);
+        }
+    }
+
     fn create(&mut self) -> io::Result<OpenSegment> {
         let name = SegmentName {
             writer: self.shared.writer,
@@ -427,6 +451,8 @@ impl State {
         // A number is never used twice: a half-made file of it may be lying there.
         self.next_segment += 1;
         let path = self.shared.config.dir.join(name.file_name());
+        // a key that is replaced in between is noticed: the segment is taken for one of the older key
+        let sealed_under = self.shared.master.sealing();
         let (header, key) = segment::make_header(&name, now_us(), &self.shared.master).map_err(io::Error::other)?;
         let mut file = File::options().append(true).create_new(true).mode(0o600).open(&path)?;
         if let Err(error) = file.write_all(&header) {
@@ -437,6 +463,7 @@ impl State {
             file: Arc::new(file),
             path,
             key,
+            sealed_under,
             bytes: header.len() as u64,
         })
     }

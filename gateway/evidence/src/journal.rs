@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hoop_store::seal::MasterKey;
+use hoop_store::seal::{KeyId, MasterKey};
 use thiserror::Error;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -129,6 +129,20 @@ impl Journal {
         let progress = Arc::new(ArbiterProgress::new(number));
         self.0.arbiters().push(Arc::clone(&progress));
         ArbiterJournal::start(Arc::clone(&self.0), progress)
+    }
+
+    /// Under which master keys the files lie that are written to, or are not wholly in the store.
+    #[must_use]
+    pub fn sealed_under(&self) -> Vec<KeyId> {
+        let mut keys: Vec<KeyId> = self
+            .0
+            .arbiters()
+            .iter()
+            .flat_map(|arbiter| arbiter.needed_keys())
+            .collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
     }
 
     /// Bytes written and not yet taken over by the store.
@@ -288,6 +302,8 @@ pub(crate) struct WrittenSegment {
     pub path: PathBuf,
     /// Position of the file's first byte.
     pub base: u64,
+    /// The master key that its own key is sealed under.
+    pub sealed_under: KeyId,
 }
 
 impl ArbiterProgress {
@@ -334,6 +350,15 @@ impl ArbiterProgress {
 
     pub fn segments(&self) -> Vec<WrittenSegment> {
         self.list().clone()
+    }
+
+    /// Of the segments that are not wholly below the committed position, and of the newest.
+    fn needed_keys(&self) -> Vec<KeyId> {
+        let committed = self.committed();
+        let list = self.list();
+        let ends = list.iter().skip(1).map(|next| next.base).chain([u64::MAX]);
+        let needed = list.iter().zip(ends).filter(|(_, end)| *end > committed);
+        needed.map(|(segment, _)| segment.sealed_under.clone()).collect()
     }
 
     /// Takes the segments that are wholly below the committed position out of the list: they may be deleted. The newest

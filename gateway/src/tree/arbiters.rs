@@ -212,6 +212,21 @@ where
     })
 }
 
+/// Has every arbiter go on in a journal file under the master key that seals now.
+pub(crate) fn follow_master_key(arbiters: &[ArbiterHandle]) {
+    for arbiter in arbiters {
+        arbiter.spawn_fn(|| {
+            PORTS.with_borrow(|ports| {
+                if let Some(ports) = ports
+                    && let Err(error) = ports.journal.follow_master_key()
+                {
+                    warn!(%error, "a journal file stays under the old master key; tried again");
+                }
+            });
+        });
+    }
+}
+
 /// Drops what lives on the arbiters (their journals among it), then stops them.
 pub(super) async fn close_arbiters(arbiters: &[ArbiterHandle]) {
     for arbiter in arbiters {

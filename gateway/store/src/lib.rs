@@ -14,6 +14,7 @@ pub mod database_url;
 pub mod embedded;
 pub mod installation;
 pub mod list;
+pub mod master_keys;
 pub mod migrate;
 pub mod names;
 mod opaque;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use hoop_tests::hoop::{CONNECTION, Hoop};
+use hoop_tests::hoop::{CONNECTION, Credential, Hoop, Options};
 use hoop_tests::process::{eventually, run};
 use hoop_tests::record::text;
 use serde_json::json;
@@ -62,19 +62,57 @@ async fn a_kill_stops_the_statement_at_the_target_too() -> Result<()> {
     .await
 }
 
-#[tokio::test]
-async fn revoking_a_credential_ends_its_running_sessions() -> Result<()> {
-    let hoop = Hoop::start().await?;
-    let credential = hoop.credential(CONNECTION).await?;
-    let client = hoop.login(&credential)?.sslmode("disable").connect().await?;
-    client.simple_query("select 1").await?;
+/// Revokes it and waits for the end of its session; how long that took after the answer.
+async fn revoked(hoop: &Hoop, credential: &Credential, client: &tokio_postgres::Client) -> Result<Duration> {
     hoop.api
         .delete(&format!("/api/credentials/{}", credential.user))
         .await?;
-    eventually("the session has ended", LIVE_DEADLINE, async || {
+    let begun = Instant::now();
+    eventually("the session has ended", LIVE_DEADLINE * 2, async || {
         Ok(client.is_closed().then_some(()))
     })
-    .await
+    .await?;
+    Ok(begun.elapsed())
+}
+
+#[tokio::test]
+async fn revoking_a_credential_ends_its_running_sessions_within_a_second() -> Result<()> {
+    let hoop = Hoop::start().await?;
+    let kept = hoop.person().await?.sslmode("disable").connect().await?;
+    // several times, for a look at the change log every two seconds would do sometimes
+    for number in 0..3 {
+        let credential = hoop.credential(CONNECTION).await?;
+        let name = format!("revoked-{number}");
+        let login = hoop.login(&credential)?.with("PGAPPNAME", &name).sslmode("disable");
+        let client = login.connect().await?;
+        client.simple_query("select 1").await?;
+        let took = revoked(&hoop, &credential, &client).await?;
+        ensure!(took < Duration::from_secs(1), "{took:?}");
+        ensure!(hoop.record(&name).await?.end() == "credential_revoked");
+        ensure!(login.connect().await.is_err(), "a revoked credential logs in");
+    }
+    kept.simple_query("select 1").await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn revoking_a_credential_ends_its_sessions_at_other_replicas_within_five_seconds() -> Result<()> {
+    let hoop = Hoop::with(Options {
+        replicas: 2,
+        ..Options::default()
+    })
+    .await?;
+    let credential = hoop.credential(CONNECTION).await?;
+    let login = hoop.login_at(1, &credential)?.sslmode("disable");
+    let client = eventually("a login at the second replica", LIVE_DEADLINE * 4, async || {
+        login.connect().await.map(Some)
+    })
+    .await?;
+    client.simple_query("select 1").await?;
+    let took = revoked(&hoop, &credential, &client).await?;
+    ensure!(took < LIVE_DEADLINE, "{took:?}");
+    ensure!(login.connect().await.is_err(), "a revoked credential logs in");
+    Ok(())
 }
 
 #[tokio::test]
@@ -98,7 +136,7 @@ async fn an_agent_killed_and_started_again_serves_again_within_seconds() -> Resu
 
 #[tokio::test]
 async fn a_stopping_agent_lets_its_sessions_finish_and_the_other_serves_new_ones() -> Result<()> {
-    let options = hoop_tests::hoop::Options {
+    let options = Options {
         agents: 2,
         ..Default::default()
     };

@@ -14,6 +14,7 @@ mod hostile_agent;
 mod import;
 mod kills;
 mod lifetimes;
+mod master_key;
 mod proxies;
 mod psql;
 mod recording;
