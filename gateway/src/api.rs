@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 
 use actix_web::dev::ServerHandle;
+use actix_web::middleware::from_fn;
 use actix_web::web::Data;
 use actix_web::{App, HttpServer};
 use anyhow::{Context, Result};
@@ -49,12 +50,16 @@ pub fn serve(
         .behind(config.trusted_proxies.clone())
         .with_browser_lifetimes(config.browser_lifetimes);
     let state = Data::new(state);
-    let server = HttpServer::new(move || App::new().configure(hoop_api::configure(state.clone())))
-        .workers(WORKERS)
-        .max_connections(CONNECTIONS_MAX)
-        .client_request_timeout(std::time::Duration::from_secs(HEAD_TIMEOUT_S))
-        .shutdown_timeout(STOP_TIMEOUT_S)
-        .disable_signals();
+    let server = HttpServer::new(move || {
+        App::new()
+            .wrap(from_fn(hoop_api::finish))
+            .configure(hoop_api::configure(state.clone()))
+    })
+    .workers(WORKERS)
+    .max_connections(CONNECTIONS_MAX)
+    .client_request_timeout(std::time::Duration::from_secs(HEAD_TIMEOUT_S))
+    .shutdown_timeout(STOP_TIMEOUT_S)
+    .disable_signals();
     let server = if config.api_tls {
         server.listen_rustls_0_23(socket, certificates.api()?)
     } else {

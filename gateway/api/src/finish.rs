@@ -21,6 +21,9 @@ use crate::problem::Problem;
 /// Longest path that is repeated in a problem.
 const INSTANCE_MAX_CHARS: usize = 256;
 
+/// What is not counted: others decide by it whether this replica lives.
+const EXEMPT: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
 const HEADERS: [(HeaderName, HeaderValue); 5] = [
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
@@ -32,12 +35,12 @@ const HEADERS: [(HeaderName, HeaderValue); 5] = [
     (CACHE_CONTROL, HeaderValue::from_static("no-store")),
 ];
 
-/// Middleware of `/api`.
+/// Middleware of the whole server.
 pub async fn finish(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
-    let mut response = match over_rate(&request) {
+    let mut response = match over_rate(&request).or_else(|| no_text(&request)) {
         Some(problem) => {
             let (request, _body) = request.into_parts();
             refusal(request, problem)
@@ -50,7 +53,10 @@ pub async fn finish(
         .is_some_and(|state| state.public_url.starts_with("https://"));
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
-        headers.insert(name, value);
+        // a route's own word counts
+        if !headers.contains_key(&name) {
+            headers.insert(name, value);
+        }
     }
     if https {
         headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
@@ -58,8 +64,32 @@ pub async fn finish(
     Ok(response)
 }
 
+/// A path that is no text, or has a zero byte in it, names nothing that there is.
+fn no_text(request: &ServiceRequest) -> Option<Problem> {
+    (!is_text(request.path())).then(|| Problem::not_found("There is nothing at this path: it is no text."))
+}
+
+fn is_text(path: &str) -> bool {
+    let (mut rest, mut bytes) = (path, Vec::with_capacity(path.len()));
+    while let Some((before, after)) = rest.split_once('%') {
+        bytes.extend_from_slice(before.as_bytes());
+        let byte = after.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        bytes.push(byte.unwrap_or(b'%'));
+        rest = if byte.is_some() {
+            after.get(2..).unwrap_or_default()
+        } else {
+            after
+        };
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    !bytes.contains(&0) && std::str::from_utf8(&bytes).is_ok()
+}
+
 /// Asked before anything else of a request is looked at.
 fn over_rate(request: &ServiceRequest) -> Option<Problem> {
+    if EXEMPT.contains(&request.path()) {
+        return None;
+    }
     let state = request.app_data::<web::Data<AppState>>()?;
     let address = client_address(request.request(), &state.trusted_proxies)?;
     let counted = state.limiter.address(address, Instant::now());
@@ -121,4 +151,19 @@ pub async fn no_such_route(request: HttpRequest) -> HttpResponse {
 
 fn instance(request: &HttpRequest) -> String {
     request.path().chars().take(INSTANCE_MAX_CHARS).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_text_when_its_bytes_are() {
+        for text in ["/", "/api/users/%C3%A4", "/a%", "/a%2", "/a%zz", "/%25%2F"] {
+            assert!(is_text(text), "{text}");
+        }
+        for other in ["/%00", "/a%00b", "/%ff", "/%C3", "/%c3%28"] {
+            assert!(!is_text(other), "{other}");
+        }
+    }
 }

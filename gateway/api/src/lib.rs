@@ -15,6 +15,7 @@ pub mod control;
 mod cookies;
 mod credentials;
 mod cursor;
+mod docs;
 mod etag;
 pub mod events;
 mod finish;
@@ -45,6 +46,8 @@ use utoipa_actix_web::service_config::ServiceConfig;
 
 use crate::connection_test::Tests;
 use crate::control::Control;
+pub use crate::finish::finish;
+
 use crate::cookies::Browsers;
 use crate::rate::{Limiter, Rates};
 
@@ -100,7 +103,8 @@ impl AppState {
     }
 }
 
-/// Mounts the API: `App::new().configure(hoop_api::configure(state.clone()))`, with one `state` for all workers.
+/// Mounts the API: `App::new().wrap(from_fn(hoop_api::finish)).configure(hoop_api::configure(state.clone()))`, with one
+/// `state` for all workers.
 /// It takes the app's default service too, for problem documents of 404 and 405.
 pub fn configure(state: web::Data<AppState>) -> impl FnOnce(&mut web::ServiceConfig) {
     move |config| {
@@ -160,7 +164,8 @@ fn routes(config: &mut ServiceConfig<'_>) {
                 .service(sessions::get_session)
                 .service(system::ca_pem)
                 .service(system::openapi_json)
-                .wrap(actix_web::middleware::from_fn(finish::finish)),
+                .service(docs::docs)
+                .service(docs::style),
         )
         .service(system::healthz)
         .service(system::readyz);

@@ -68,6 +68,11 @@ pub fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Problem> {
             None => Problem::field("query", "A parameter has a value that is not acceptable."),
         }
     };
+    let raw = web::Query::<Vec<(String, String)>>::from_query(request.query_string());
+    let zero = |(name, value): &(String, String)| name.contains('\0') || value.contains('\0');
+    if raw.is_ok_and(|pairs| pairs.iter().any(zero)) {
+        return Err(Problem::field("query", "A parameter has a zero byte in it. Remove it."));
+    }
     web::Query::<T>::from_query(request.query_string())
         .map(web::Query::into_inner)
         .map_err(refused)

@@ -6,7 +6,7 @@ use std::fmt;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
-use hoop_store::StoreError;
+use hoop_store::{SqlState, StoreError};
 use serde::Serialize;
 use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
@@ -67,6 +67,11 @@ const TOO_SLOW: Kind = Kind("too-slow", "Too slow", StatusCode::REQUEST_TIMEOUT)
 const INTERNAL: Kind = Kind("internal", "The gateway failed", StatusCode::INTERNAL_SERVER_ERROR);
 const UNAVAILABLE: Kind = Kind("unavailable", "Not available now", StatusCode::SERVICE_UNAVAILABLE);
 
+/// How PostgreSQL refuses a zero byte in a text, and in a JSON document.
+const ZERO_BYTE: [SqlState; 2] = [
+    SqlState::CHARACTER_NOT_IN_REPERTOIRE,
+    SqlState::UNTRANSLATABLE_CHARACTER,
+];
 /// Seconds after which a client may try again what was not available.
 const RETRY_AFTER_S: u32 = 5;
 
@@ -244,6 +249,10 @@ impl From<StoreError> for Problem {
             StoreError::Away(why) => {
                 tracing::warn!(%why, "the store is away");
                 Self::unavailable("The gateway's store does not answer. Try again.")
+            }
+            // paths and queries with one are refused before, so it is in the body
+            StoreError::Query { source, .. } if source.code().is_some_and(|code| ZERO_BYTE.contains(code)) => {
+                Self::field("body", "A text of the body has a zero byte in it. Remove it.")
             }
             other => {
                 let source = std::error::Error::source(&other).map(ToString::to_string);

@@ -6,7 +6,7 @@ use actix_web::http::header::ETAG;
 use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web};
 use chrono::{DateTime, Utc};
 use hoop_access::{Circumstances, Decision, Explanation as Explained, Obstacle as Met, RuleSpec};
-use hoop_store::list::Listing;
+use hoop_store::list::{Listing, is_storable};
 use hoop_store::rules::{RULES, RuleFilter, StoredRule};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -526,6 +526,9 @@ pub async fn explain(request: HttpRequest, caller: Caller) -> Result<web::Json<E
         connection.ok_or_else(|| Problem::not_found(format!("connection {} does not exist.", asked.connection)))?;
     if asked.at.is_some() && asked.address.is_none() {
         return Err(Problem::field("address", "With at, give the client's address too."));
+    }
+    if asked.at.is_some_and(|at| !is_storable(at)) {
+        return Err(Problem::field("at", "at must be in the years 1 to 9999."));
     }
     let circumstances = Circumstances {
         mode: asked.mode.unwrap_or(Mode::Native).into(),

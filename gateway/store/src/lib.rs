@@ -40,6 +40,7 @@ pub mod tokens;
 pub mod users;
 
 use thiserror::Error;
+pub use tokio_postgres::error::SqlState;
 
 pub use crate::database_url::DatabaseUrl;
 pub use crate::embedded::Embedded;

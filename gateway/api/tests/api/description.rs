@@ -3,7 +3,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::Value;
 
-use crate::rig::rig;
+use crate::rig::{connection, rig};
 
 /// What every route of `/api`, and every one with a body, documents.
 const OF_MANY: [u16; 2] = [429, 408];
@@ -13,6 +13,8 @@ const ROUTES: &[(&str, &str, &[u16])] = &[
     ("get", "/readyz", &[200, 503]),
     ("get", "/api/ca.pem", &[200, 500, 503]),
     ("get", "/api/openapi.json", &[200, 500, 503]),
+    ("get", "/api/docs", &[200, 500, 503]),
+    ("get", "/api/docs.css", &[200, 500, 503]),
     (
         "post",
         "/api/login",
@@ -225,4 +227,73 @@ async fn health_and_the_ca_need_no_sign_in() {
     assert!(pem.text.starts_with("-----BEGIN CERTIFICATE-----"));
     assert_eq!(pem.header("x-content-type-options"), "nosniff");
     assert!(pem.header("strict-transport-security").starts_with("max-age"));
+}
+
+#[actix_web::test]
+async fn the_page_of_the_description_loads_nothing_from_elsewhere_and_runs_nothing() {
+    let rig = rig().await;
+    let page = rig.get("/api/docs", "").await;
+    assert_eq!(page.status, 200);
+    assert!(page.header("content-type").starts_with("text/html"));
+    let policy = page.header("content-security-policy");
+    assert!(policy.starts_with("default-src 'none'; style-src 'self';"), "{policy}");
+    assert!(!page.text.contains("<script") && !page.text.contains("style=") && !page.text.contains("://"));
+    assert!(page.text.contains("<code>/api/access/rules/{name}</code>"));
+    assert!(
+        rig.get("/api/docs.css", "")
+            .await
+            .header("content-type")
+            .starts_with("text/css")
+    );
+}
+
+#[actix_web::test]
+async fn every_response_has_the_careful_headers() {
+    let rig = rig().await;
+    for path in [
+        "/healthz",
+        "/readyz",
+        "/api/ca.pem",
+        "/api/me",
+        "/api/nothing",
+        "/nothing",
+        "/api/users/%00",
+    ] {
+        let answer = rig.get(path, "").await;
+        assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
+        assert_eq!(answer.header("x-frame-options"), "DENY", "{path}");
+        assert!(
+            answer
+                .header("content-security-policy")
+                .starts_with("default-src 'none'"),
+            "{path}"
+        );
+        assert!(
+            answer.header("strict-transport-security").starts_with("max-age"),
+            "{path}"
+        );
+    }
+}
+
+/// PostgreSQL has no zero byte in a text: asking it would be a failure of ours.
+#[actix_web::test]
+async fn a_zero_byte_is_refused_wherever_it_stands() {
+    let rig = rig().await;
+    rig.connection().await;
+    for path in ["access/rules", "connections", "users", "tokens", "sessions"] {
+        for bad in ["%00", "a%00", "%ff"] {
+            rig.get(&format!("/api/{path}/{bad}"), &rig.admin).await.problem(404);
+        }
+    }
+    let explain = "/api/access/explain?user=ada&connection=%00";
+    rig.get(explain, &rig.admin).await.problem(422);
+    let far = "/api/access/explain?user=ada&connection=db&address=192.0.2.1&at=%2B99999-01-01T00:00:00Z";
+    assert_eq!(rig.get(far, &rig.admin).await.problem(422), "at");
+    let mut body = connection("zero");
+    body["description"] = "a\0b".into();
+    rig.post("/api/connections", &rig.admin, body).await.problem(422);
+    let rule = serde_json::json!({"name": "zero", "groups": ["a\0b"], "connections": ["*"], "description": "\0"});
+    rig.post("/api/access/rules", &rig.admin, rule).await.problem(422);
+    let token = serde_json::json!({"name": "a\0b", "scopes": ["read"]});
+    rig.post("/api/tokens", &rig.admin, token).await.problem(422);
 }

@@ -91,6 +91,8 @@ const MATRIX: &[(&str, &str, To)] = &[
     ("get", "/readyz", To::All),
     ("get", "/api/ca.pem", To::All),
     ("get", "/api/openapi.json", To::All),
+    ("get", "/api/docs", To::All),
+    ("get", "/api/docs.css", To::All),
     ("post", "/api/login", To::All),
     ("post", "/api/logout", To::SignIn),
     ("get", "/api/session", To::Readers),

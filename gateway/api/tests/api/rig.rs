@@ -8,6 +8,7 @@ use actix_web::body::BoxBody;
 use actix_web::dev::{Service, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
+use actix_web::middleware::from_fn;
 use actix_web::{App, Error, test, web};
 use futures_util::future::{BoxFuture, ready};
 use hoop_access::{Circumstances, Mode};
@@ -172,7 +173,12 @@ pub async fn rig_with(rates: Rates) -> Rig<impl Api> {
     }
     let fake = Arc::new(Fake::default());
     let state = web::Data::new(AppState::new(store.clone(), fake.clone(), "https://gateway.test").with_rates(rates));
-    let app = test::init_service(App::new().configure(hoop_api::configure(state))).await;
+    let app = test::init_service(
+        App::new()
+            .wrap(from_fn(hoop_api::finish))
+            .configure(hoop_api::configure(state)),
+    )
+    .await;
     let [admin, auditor, member] = <[String; 3]>::try_from(tokens).unwrap();
     Rig {
         app,
