@@ -7,7 +7,7 @@
 //! - *the door*: [`gate`] caps connections that have not proved who they are; [`scratch`] reads sockets;
 //! - *what both programs need of the machine*: [`maybe_tls`] is a socket, [`trust`] says whom a TLS server must be,
 //!   [`end_point`] what SCRAM binds to, [`network`] is a list's
-//!   entry, [`open_files`] raises the process's limit.
+//!   entry, [`process`] sets the limits of the whole process.
 
 pub mod backoff;
 pub mod budget;
@@ -19,7 +19,7 @@ pub mod keeper;
 pub mod maybe_tls;
 pub mod mux;
 pub mod network;
-pub mod open_files;
+pub mod process;
 pub mod recorder;
 pub mod relay;
 pub mod scratch;

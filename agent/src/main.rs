@@ -26,6 +26,7 @@ struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     log();
+    hoop_actors::process::forbid_cores();
     match start(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -45,7 +46,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<()> {
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         tracing::debug!("a cryptographic provider was installed already");
     }
-    hoop_actors::open_files::raise();
+    hoop_actors::process::raise_open_files();
     tracing::info!(
         agent = config.key.agent, gateway = config.key.host, port = config.key.port, mode = ?config.key.mode,
         pins = config.key.pins.len(), arbiters = config.arbiters, max_sessions = config.max_sessions,

@@ -69,6 +69,7 @@ fn main() -> ExitCode {
     if let Err(error) = log_to_stderr(&config) {
         return commands::fail(&error);
     }
+    hoop_actors::process::forbid_cores();
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         return commands::fail(&anyhow::anyhow!("another TLS provider is installed already"));
     }

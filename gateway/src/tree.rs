@@ -21,7 +21,7 @@ use anyhow::{Context, Result};
 use hoop_actors::budget::ByteBudget;
 use hoop_actors::gate::Gate;
 use hoop_actors::keeper::{Keeper, Policy};
-use hoop_actors::open_files;
+use hoop_actors::process;
 use hoop_actors::shutdown::Trigger;
 use hoop_evidence::writer::{AuditSetup, AuditWriter};
 use hoop_evidence::{Journal, JournalConfig};
@@ -67,7 +67,7 @@ pub async fn run(config: Config) -> Result<()> {
     trigger.on_signals().context("cannot listen for signals")?;
     let keeper = Keeper::new();
     let root = Arbiter::try_current().context("not within a system")?;
-    open_files::raise();
+    process::raise_open_files();
     setup::data_dir(&config)?;
     let master = key_file::load(&config)?;
     let (url, embedded) = database(&config).await?;

@@ -1,6 +1,7 @@
 //! Child processes: started with their output in a file, stopped by their own id, never left behind.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -76,15 +77,11 @@ impl Process {
         Ok(self.child.wait()?)
     }
 
-    /// Stops it by its stop signal and waits.
+    /// Waits, up to the deadline of a stop, until it has ended.
     ///
     /// # Errors
-    /// Where it does not end within 15 s; it is killed then.
-    pub fn stop(&mut self) -> Result<ExitStatus> {
-        if let Some(status) = self.child.try_wait()? {
-            return Ok(status);
-        }
-        self.signal(self.stop_signal)?;
+    /// Where it does not; it is killed then.
+    pub fn wait(&mut self) -> Result<ExitStatus> {
         let start = Instant::now();
         while start.elapsed() < STOP_DEADLINE {
             if let Some(status) = self.child.try_wait()? {
@@ -98,6 +95,18 @@ impl Process {
             self.name,
             self.log_tail()
         )
+    }
+
+    /// Stops it by its stop signal and waits.
+    ///
+    /// # Errors
+    /// Where it does not end within 15 s; it is killed then.
+    pub fn stop(&mut self) -> Result<ExitStatus> {
+        if let Some(status) = self.child.try_wait()? {
+            return Ok(status);
+        }
+        self.signal(self.stop_signal)?;
+        self.wait()
     }
 
     /// Everything it has written so far.
@@ -156,6 +165,12 @@ impl Drop for Process {
         // Nothing more can be done about a failure here.
         let _ = self.stop();
     }
+}
+
+/// Whether this process is root's.
+#[must_use]
+pub fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
 /// Sends a signal to a process by its id.

@@ -3,11 +3,11 @@
 //! Both paths are made canonical before they are compared, so neither `..` nor a symbolic link leads out. Links that
 //! stay inside are followed: Kubernetes mounts its secrets so.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Read;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rustix::fs::{Mode, OFlags};
 use zeroize::Zeroizing;
 
 use super::{SECRET_MAX_BYTES, SecretError};
@@ -42,11 +42,9 @@ pub(super) fn read(dir: &Path, name: &str) -> Result<Zeroizing<String>, SecretEr
 
 /// Opens a regular file; the last component is no link any more, and a pipe does not block.
 fn open(path: &Path) -> Result<File, SecretError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(path)
-        .map_err(|_| SecretError::FileMissing)?;
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|_| SecretError::FileMissing)?;
+    let file = File::from(file);
     match file.metadata() {
         Ok(metadata) if metadata.is_file() => Ok(file),
         _ => Err(SecretError::FileMissing),

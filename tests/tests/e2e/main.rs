@@ -5,6 +5,7 @@ mod changes;
 mod checkpoints;
 mod configuration;
 mod connections;
+mod cores;
 mod crashes;
 mod door;
 mod drivers;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use rustix::process::{Pid, kill_process};
 use tokio::time::Instant;
 
 use super::cluster::Cluster;
@@ -50,9 +51,9 @@ impl Signal {
         kill(
             pid,
             match self {
-                Self::Fast => libc::SIGINT,
-                Self::Immediate => libc::SIGQUIT,
-                Self::Kill => libc::SIGKILL,
+                Self::Fast => rustix::process::Signal::INT,
+                Self::Immediate => rustix::process::Signal::QUIT,
+                Self::Kill => rustix::process::Signal::KILL,
             },
         );
     }
@@ -257,15 +258,11 @@ fn state_of(pid: u32) -> Option<char> {
     stat.rsplit_once(')')?.1.trim_start().chars().next()
 }
 
-#[allow(unsafe_code)]
-fn kill(pid: u32, signal: libc::c_int) {
-    let Ok(pid) = libc::pid_t::try_from(pid) else { return };
-    if pid <= 1 {
-        return;
-    }
-    // SAFETY: kill(2) takes two integers and touches no memory of ours; the id is above 1, so no group is meant.
-    unsafe {
-        libc::kill(pid, signal);
+fn kill(pid: u32, signal: rustix::process::Signal) {
+    let pid = i32::try_from(pid).ok().filter(|pid| *pid > 1).and_then(Pid::from_raw);
+    if let Some(pid) = pid {
+        // It may be gone already.
+        let _ = kill_process(pid, signal);
     }
 }
 
