@@ -231,6 +231,54 @@ async fn a_long_link_is_filled_by_a_growing_window_and_the_budget_bounds_it() {
     .await;
 }
 
+/// How long 400 MB take from a target that gives to a client that takes, each at its rate in MB/s; with the window then.
+async fn transfer(gives: u64, takes: u64, delay: Duration) -> (Duration, u64) {
+    const PIECE: usize = 64 * 1024;
+    const TOTAL: usize = 400_000_000;
+    // Timers go by the millisecond: a pause is made once it is long enough.
+    async fn pause(bytes: usize, rate: u64, next: &mut tokio::time::Instant) {
+        let now = tokio::time::Instant::now();
+        *next = (*next).max(now) + Duration::from_nanos(bytes as u64 * 1_000 / rate);
+        if *next - now > Duration::from_millis(5) {
+            tokio::time::sleep_until(*next).await;
+        }
+    }
+    let (a, b) = pair(MuxConfig::default(), delay);
+    let (_, mut writer) = a.channel(0).split();
+    let (mut reader, _) = b.channel(0).split();
+    spawn_local(async move {
+        let mut next = tokio::time::Instant::now();
+        for _ in 0..TOTAL / PIECE {
+            pause(PIECE, gives, &mut next).await;
+            writer.send(Bytes::from(vec![0; PIECE])).await.unwrap();
+        }
+        writer.eof();
+    });
+    let start = tokio::time::Instant::now();
+    let mut next = start;
+    while let Some(bytes) = reader.recv().await.unwrap() {
+        pause(bytes.len(), takes, &mut next).await;
+        reader.consumed(bytes.len());
+    }
+    (start.elapsed(), reader.window_bytes())
+}
+
+/// What 50 ms cost is the growth of the window, six times a round trip and a little, and then nothing more.
+#[tokio::test(start_paused = true)]
+async fn a_long_transfer_over_a_long_link_loses_the_windows_growth_alone() {
+    local(async {
+        for (gives, takes) in [(200, 10_000), (10_000, 200), (220, 200), (200, 220)] {
+            let (near, _) = transfer(gives, takes, Duration::ZERO).await;
+            let (far, window) = transfer(gives, takes, Duration::from_millis(25)).await;
+            assert!(
+                far < near + Duration::from_millis(400),
+                "{gives} MB/s to {takes} MB/s took {far:?}, {near:?} without the way; window {window}"
+            );
+        }
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn control_passes_data_that_waits() {
     local(async {
