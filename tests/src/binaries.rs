@@ -21,6 +21,14 @@ pub fn agent() -> Result<PathBuf> {
     checked("HOOP_BIN_AGENT", "hoop-agent")
 }
 
+/// The person's own `hoop`.
+///
+/// # Errors
+/// Where it is missing or older than one of its sources.
+pub fn client() -> Result<PathBuf> {
+    checked("HOOP_BIN_CLIENT", "hoop")
+}
+
 /// The bare TCP relay's binary.
 ///
 /// # Errors

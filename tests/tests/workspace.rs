@@ -31,6 +31,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("hoop-agent", &["hoop-proto", "hoop-actors"]),
+    ("hoop-client", &[]),
     ("hoop-tests", &["hoop-proto", "hoop-actors"]),
 ];
 
@@ -45,6 +46,7 @@ const NEVER: &[(&str, &[&str])] = &[
         "hoop-actors",
         &["actix-web", "tokio-postgres", "deadpool-postgres", "utoipa"],
     ),
+    ("hoop-client", &["actix", "actix-web", "tokio-postgres", "tonic"]),
     ("hoop-agent", &["actix-web", "tokio-postgres", "deadpool-postgres"]),
 ];
 

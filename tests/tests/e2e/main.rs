@@ -3,6 +3,7 @@
 mod certificates;
 mod changes;
 mod checkpoints;
+mod client;
 mod configuration;
 mod connections;
 mod cores;
