@@ -12,8 +12,11 @@ use serde_json::{Value, json};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Where somebody is signed in, and with which token.
+type Account<'a> = (&'a str, &'a str);
+
 /// `hoop` with a home of its own, and a token where one is given.
-fn hoop(home: &Path, server: Option<(&str, &str)>, arguments: &[&str]) -> Result<Command> {
+fn hoop(home: &Path, server: Option<Account>, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(binaries::client()?);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
@@ -98,7 +101,7 @@ async fn what_goes_wrong_is_told_with_its_remedy() -> Result<()> {
     let address = installation.gateway()?.ready.api.clone();
     let home = tempfile::tempdir()?;
     let token = token(&installation).await?;
-    let cases: [(Option<(&str, &str)>, &[&str], &str); 6] = [
+    let cases: [(Option<Account>, &[&str], &str); 6] = [
         (None, &["status"], "hoop login https://HOST:8009"),
         (None, &["login"], "Which gateway?"),
         (None, &["login", "http://hoop.example.com:8009"], "use https"),
