@@ -48,7 +48,8 @@ pub fn serve(
     }
     let state = AppState::new(store, control, public_url)
         .behind(config.trusted_proxies.clone())
-        .with_browser_lifetimes(config.browser_lifetimes);
+        .with_browser_lifetimes(config.browser_lifetimes)
+        .with_second_factor_required(config.second_factor_required);
     let state = Data::new(state);
     let server = HttpServer::new(move || {
         App::new()

@@ -56,6 +56,8 @@ struct Raw {
     shutdown_deadline_s: u64,
     browser_idle_s: u64,
     browser_session_s: u64,
+    second_factor: String,
+    first_admin: String,
     admin_user: String,
     admin_password_file: Option<PathBuf>,
     log: String,
@@ -122,6 +124,8 @@ const KEYS: &[&str] = &[
     "shutdown_deadline_s",
     "browser_idle_s",
     "browser_session_s",
+    "second_factor",
+    "first_admin",
     "admin_user",
     "admin_password_file",
     "log",
@@ -158,6 +162,8 @@ impl Default for Raw {
             shutdown_deadline_s: 25,
             browser_idle_s: 3_600,
             browser_session_s: 12 * 3_600,
+            second_factor: "optional".into(),
+            first_admin: "file".into(),
             admin_user: "admin".into(),
             admin_password_file: None,
             log: "info".into(),
@@ -183,6 +189,15 @@ impl std::fmt::Debug for SecretUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SecretUrl(…)")
     }
+}
+
+/// How the first start makes an administrator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FirstAdmin {
+    /// With a password in a file, given there or made.
+    File,
+    /// By whoever opens the link that it prints.
+    Link,
 }
 
 /// The checked configuration.
@@ -219,6 +234,9 @@ pub struct Config {
     pub shutdown_deadline_s: u64,
     /// How long a browser stays signed in without and with requests.
     pub browser_lifetimes: Lifetimes,
+    /// Whether who signs in with a password must have a second factor.
+    pub second_factor_required: bool,
+    pub first_admin: FirstAdmin,
     pub admin_user: String,
     pub admin_password_file: Option<PathBuf>,
     pub log: String,
@@ -360,6 +378,8 @@ impl Config {
                 idle: browser_life("browser_idle_s", raw.browser_idle_s)?,
                 absolute: browser_life("browser_session_s", raw.browser_session_s)?,
             },
+            second_factor_required: second_factor_required(&raw.second_factor)?,
+            first_admin: first_admin(&raw.first_admin)?,
             admin_user: raw.admin_user,
             admin_password_file: raw.admin_password_file,
             log: raw.log,
@@ -390,6 +410,30 @@ fn certificate_life_s(value: u64) -> Result<u64, ConfigError> {
         value: value.to_string(),
         wanted: "between 6 and 34300800 (397 days)",
     })
+}
+
+fn second_factor_required(value: &str) -> Result<bool, ConfigError> {
+    match value {
+        "optional" => Ok(false),
+        "required" => Ok(true),
+        other => Err(ConfigError::Invalid {
+            key: "second_factor",
+            value: other.into(),
+            wanted: "\"optional\" or \"required\"",
+        }),
+    }
+}
+
+fn first_admin(value: &str) -> Result<FirstAdmin, ConfigError> {
+    match value {
+        "file" => Ok(FirstAdmin::File),
+        "link" => Ok(FirstAdmin::Link),
+        other => Err(ConfigError::Invalid {
+            key: "first_admin",
+            value: other.into(),
+            wanted: "\"file\" or \"link\"",
+        }),
+    }
 }
 
 fn browser_life(key: &'static str, value: u64) -> Result<Duration, ConfigError> {

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use hoop_auth::local::{PasswordFault, PasswordRules};
 use hoop_store::agents::hoop_key;
 use hoop_store::change::Unrecorded;
 use hoop_store::users::Role;
@@ -12,8 +13,9 @@ use hoop_store::{Store, StoreError};
 use rand::Rng;
 use thiserror::Error;
 use tracing::info;
+use zeroize::Zeroizing;
 
-use crate::config::Config;
+use crate::config::{Config, FirstAdmin};
 
 /// The agent that the first start registers.
 pub const DEFAULT_AGENT: &str = "default";
@@ -32,6 +34,8 @@ pub enum SetupError {
         "{path} holds no master key: it must hold one of 64 hexadecimal digits a line, at most four, the one that seals first"
     )]
     MasterKey { path: PathBuf },
+    #[error("the password in {path} cannot be the administrator's: {fault}")]
+    Password { path: PathBuf, fault: PasswordFault },
     #[error("the system gives no random bytes")]
     Random,
     #[error(transparent)]
@@ -100,14 +104,43 @@ pub fn agent_key_file(config: &Config) -> PathBuf {
     config.data_dir.join("agent-key")
 }
 
-/// Makes the admin if there is no user yet. A password file that is there already is used.
+/// Makes the admin if there is no user yet, or prints the link with which somebody does.
 ///
 /// # Errors
 /// The store's, or that of the password's file.
-pub async fn admin(config: &Config, store: &Store) -> Result<(), SetupError> {
+pub async fn admin(config: &Config, store: &Store, public_url: &str) -> Result<(), SetupError> {
     if store.has_users().await? {
         return Ok(());
     }
+    match config.first_admin {
+        FirstAdmin::File => admin_by_file(config, store).await,
+        FirstAdmin::Link => admin_by_link(store, public_url).await,
+    }
+}
+
+/// The token stands behind `#`, so that no browser sends it on, and goes to standard output alone, not to the log.
+async fn admin_by_link(store: &Store, public_url: &str) -> Result<(), SetupError> {
+    let Some(link) = store.make_setup_link().await? else {
+        return Ok(());
+    };
+    let until = link.expires_at.format("%Y-%m-%d %H:%M UTC");
+    let text = Zeroizing::new(format!(
+        "\nMake the first administrator, until {until}, once, with this link:\n  {public_url}/setup#{}\n\n",
+        link.token.as_str()
+    ));
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(|source| SetupError::Write {
+            path: "standard output".into(),
+            source,
+        })?;
+    info!("there is no user yet: a set-up link was printed to standard output");
+    Ok(())
+}
+
+/// A password file that is there already is used.
+async fn admin_by_file(config: &Config, store: &Store) -> Result<(), SetupError> {
     let path = admin_password_file(config);
     let password = match fs::read_to_string(&path) {
         Ok(given) if !given.trim().is_empty() => given.trim().to_owned(),
@@ -117,6 +150,12 @@ pub async fn admin(config: &Config, store: &Store) -> Result<(), SetupError> {
             made
         }
     };
+    let password = PasswordRules::default()
+        .check(&password, &[&config.admin_user])
+        .map_err(|fault| SetupError::Password {
+            path: path.clone(),
+            fault,
+        })?;
     match store
         .create_user(&config.admin_user, &password, Role::Admin, "", &Unrecorded)
         .await

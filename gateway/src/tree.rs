@@ -101,7 +101,7 @@ pub async fn run(config: Config) -> Result<()> {
         let port = api_socket.local_addr().map_or(8009, |address| address.port());
         format!("{scheme}://{}:{port}", config.public_host)
     });
-    setup::admin(&config, &store).await?;
+    setup::admin(&config, &store, &public_url).await?;
     setup::default_agent(&config, &store, &addresses.link, &installation.ca.pin()).await?;
 
     let peer_address = config.peer_address.clone().unwrap_or_else(|| addresses.link.clone());

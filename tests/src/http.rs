@@ -20,6 +20,7 @@ pub struct Api {
 #[derive(Debug, Clone)]
 pub struct Answer {
     pub status: u16,
+    head: String,
     pub body: Vec<u8>,
 }
 
@@ -28,6 +29,14 @@ impl Answer {
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
+    }
+
+    /// The first header of this name.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut headers = self.head.lines().filter_map(|line| line.split_once(':'));
+        let found = headers.find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.trim())
     }
 
     #[must_use]
@@ -66,7 +75,21 @@ impl Api {
     /// # Errors
     /// Where no whole answer comes within 30 s.
     pub async fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
-        let exchange = self.exchange(method, path, body);
+        self.send_with(method, path, body, &[]).await
+    }
+
+    /// The same with further headers.
+    ///
+    /// # Errors
+    /// Where no whole answer comes within 30 s.
+    pub async fn send_with(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        headers: &[(&str, &str)],
+    ) -> Result<Answer> {
+        let exchange = self.exchange(method, path, body, headers);
         tokio::time::timeout(REQUEST_DEADLINE, exchange)
             .await
             .with_context(|| format!("{method} {path}: no answer within {REQUEST_DEADLINE:?}"))?
@@ -105,7 +128,13 @@ impl Api {
         Ok(answer.json())
     }
 
-    async fn exchange(&self, method: &str, path: &str, body: Option<&Value>) -> Result<Answer> {
+    async fn exchange(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&Value>,
+        headers: &[(&str, &str)],
+    ) -> Result<Answer> {
         let body = body.map(Value::to_string);
         let mut head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
@@ -113,6 +142,9 @@ impl Api {
         );
         if let Some(token) = &self.token {
             head += &format!("Authorization: Bearer {token}\r\n");
+        }
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
         }
         if let Some(body) = &body {
             head += &format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
@@ -136,19 +168,19 @@ fn parse(answer: &[u8]) -> Result<Answer> {
         .position(|four| four == b"\r\n\r\n")
         .context("no end of headers")?;
     let (head, rest) = answer.split_at(end);
-    let head = String::from_utf8_lossy(head).to_ascii_lowercase();
+    let head = String::from_utf8_lossy(head).into_owned();
     let status = head
         .split(' ')
         .nth(1)
         .and_then(|code| code.parse().ok())
         .context("no status")?;
     let body = rest.get(4..).unwrap_or_default();
-    let body = if head.contains("transfer-encoding: chunked") {
+    let body = if head.to_ascii_lowercase().contains("transfer-encoding: chunked") {
         dechunk(body)?
     } else {
         body.to_vec()
     };
-    Ok(Answer { status, body })
+    Ok(Answer { status, head, body })
 }
 
 fn dechunk(mut bytes: &[u8]) -> Result<Vec<u8>> {

@@ -58,7 +58,9 @@ async fn listed(caller: &Caller, of: Uuid) -> Result<web::Json<BrowserSessions>,
     }))
 }
 
-async fn found(state: &AppState, username: &str) -> Result<User, Problem> {
+/// # Errors
+/// 404 where nobody has the name.
+pub async fn found(state: &AppState, username: &str) -> Result<User, Problem> {
     let user = state.store.find_user(username).await?;
     user.ok_or_else(|| Problem::not_found(format!("user {username} does not exist.")))
 }

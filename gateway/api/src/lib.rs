@@ -22,12 +22,18 @@ mod finish;
 mod list_query;
 mod login;
 pub mod openapi;
+mod own_password;
 mod page;
+mod passwords;
 mod problem;
+mod proof;
 pub mod rate;
 mod rules;
 mod scopes;
+mod second_factor;
+mod second_step;
 mod sessions;
+mod setup;
 mod sign_in;
 mod ssh_keys;
 mod system;
@@ -61,6 +67,7 @@ pub struct AppState {
     trusted_proxies: Vec<Network>,
     limiter: Limiter,
     browsers: Browsers,
+    second_factor_required: bool,
     slowdown: Slowdown,
     tests: Tests,
 }
@@ -76,9 +83,17 @@ impl AppState {
             public_url,
             trusted_proxies: Vec::new(),
             limiter: Limiter::new(Rates::default()),
+            second_factor_required: false,
             slowdown: Slowdown::default(),
             tests: Tests::default(),
         }
+    }
+
+    /// Whether who signs in with a password must have a second factor.
+    #[must_use]
+    pub const fn with_second_factor_required(mut self, required: bool) -> Self {
+        self.second_factor_required = required;
+        self
     }
 
     /// Keeps browsers signed in for so long.
@@ -119,12 +134,22 @@ fn routes(config: &mut ServiceConfig<'_>) {
         .service(
             scope::scope("/api")
                 .service(login::login)
+                .service(second_step::enrol_at_sign_in)
+                .service(second_step::second_step)
+                .service(setup::set_up)
                 .service(login::logout)
                 .service(login::current_session)
                 .service(browser_sessions::list_own)
                 .service(browser_sessions::end_own)
                 .service(browser_sessions::list_of_user)
                 .service(browser_sessions::end_of_user)
+                .service(own_password::change_own_password)
+                .service(second_factor::get_second_factor)
+                .service(second_factor::enrol_second_factor)
+                .service(second_factor::confirm_second_factor)
+                .service(second_factor::replace_recovery_codes)
+                .service(second_factor::remove_second_factor)
+                .service(second_factor::remove_second_factor_of_user)
                 .service(users::me)
                 .service(users::list_users)
                 .service(users::create_user)

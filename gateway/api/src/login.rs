@@ -1,14 +1,9 @@
 //! Signing in with a local password, and out. The answer to a wrong password and to an unknown name is the same, and as
 //! slow.
 
-use std::time::Instant;
-
 use actix_web::http::header::SET_COOKIE;
 use actix_web::{HttpRequest, HttpResponse, get, post, web};
 use chrono::{DateTime, Utc};
-use hoop_auth::local::{Attempt, normalise};
-use hoop_store::StoreError;
-use hoop_store::users::PasswordCheck;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::ToSchema;
@@ -19,6 +14,8 @@ use crate::body::{BODY_MAX_BYTES, Body};
 use crate::caller::{Caller, Means, bearer};
 use crate::client_address::client_address;
 use crate::problem::{Bodied, Open, Problem, Refused, Signed, Throttled};
+use crate::proof;
+use crate::second_step::{self, SecondFactorWanted};
 use crate::sign_in::{self, Hold, Method, SignedIn, by};
 
 /// The one answer to a wrong password and to an unknown name.
@@ -44,6 +41,7 @@ pub struct Login {
             status = 200, body = SignedIn,
             headers(("Set-Cookie" = Option<String>, description = "The session's cookie, where it was asked for"))
         ),
+        (status = 202, description = "The password is right, a second factor is wanted", body = SecondFactorWanted),
         Throttled, Refused, Bodied, Open
     )
 )]
@@ -53,58 +51,14 @@ pub async fn login(request: HttpRequest, state: web::Data<AppState>, body: Body)
     let login: Login = body.json(BODY_MAX_BYTES).await?;
     let password = Zeroizing::new(login.password);
     let address = client_address(&request, &state.trusted_proxies);
-    let attempt = begin_attempt(&state, &login.username, address).await?;
-    let checked = state.store.check_password(&login.username, forms(&password)).await;
-    let user = match judged(&state, attempt, checked)? {
-        PasswordCheck::Right(user) => user,
-        PasswordCheck::Wrong(known) => {
-            let why = match &known {
-                None => "nobody has this name",
-                Some(user) if !user.active => "the account is not active",
-                Some(_) => "wrong password",
-            };
-            sign_in::failed(&state, address, known.as_ref(), &Method::Password, why).await;
-            return Err(Problem::unauthorized(WRONG));
-        }
-    };
+    let right = proof::password(&state, &login.username, &password, address, &Method::Password).await?;
+    let user = right.ok_or_else(|| Problem::unauthorized(WRONG))?;
+    let enrolled = state.store.second_factor(user.id).await?.is_some();
+    if enrolled || state.second_factor_required {
+        return second_step::wanted(&state, &user, login.hold, !enrolled).await;
+    }
     let started = sign_in::start(&state, &request, &user, &Method::Password, login.hold).await?;
     Ok(started.answer())
-}
-
-/// The forms in which a password may have been set: today's, and that of passwords set before there was one form.
-fn forms(password: &Zeroizing<String>) -> Vec<Zeroizing<String>> {
-    let normal = normalise(password);
-    if normal == *password {
-        vec![normal]
-    } else {
-        vec![normal, password.clone()]
-    }
-}
-
-/// Counts an attempt, and waits where the account is slowed.
-async fn begin_attempt(state: &AppState, account: &str, address: Option<std::net::IpAddr>) -> Result<Attempt, Problem> {
-    let attempt = state
-        .slowdown
-        .begin(account, address, Instant::now())
-        .map_err(|many| Problem::too_many(many.retry_after_s()))?;
-    if !attempt.slow.is_zero() {
-        tokio::time::sleep(attempt.slow).await;
-    }
-    Ok(attempt)
-}
-
-/// Closes an attempt by what came of it.
-fn judged(
-    state: &AppState,
-    attempt: Attempt,
-    checked: Result<PasswordCheck, StoreError>,
-) -> Result<PasswordCheck, Problem> {
-    match &checked {
-        Ok(PasswordCheck::Right(_)) => state.slowdown.succeeded(attempt),
-        Ok(PasswordCheck::Wrong(_)) => state.slowdown.failed(attempt),
-        Err(_) => state.slowdown.withdrawn(attempt),
-    }
-    Ok(checked?)
 }
 
 /// Sign out: the token, or the browser session, ends.

@@ -302,6 +302,7 @@ refusals! {
     Versioned: "400" "If-Match cannot be read", "412" "Changed in between";
     /// Of what only our own pages may ask.
     Refused: "403" "Asked from a page of another site";
+    Slowed: "429" "Too many attempts";
     Throttled: "401" "Wrong user name or password", "429" "Too many attempts";
 }
 

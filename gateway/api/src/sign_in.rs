@@ -9,7 +9,9 @@ use std::time::Duration;
 use actix_web::http::header::{LOCATION, SET_COOKIE, USER_AGENT};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use chrono::{DateTime, Utc};
+use futures_util::future::BoxFuture;
 use hoop_store::browser_sessions::{NewBrowserSession, csrf_token};
+use hoop_store::change::Witness;
 use hoop_store::tokens::LOGIN_TTL_S;
 use hoop_store::users::User;
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,12 @@ use crate::problem::Problem;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Method {
     Password,
+    PasswordAndCode,
+    PasswordAndRecoveryCode,
+    /// The link that the first start printed.
+    SetUpLink,
+    /// Somebody who is signed in already proves it again, before a change of what the person signs in with.
+    Again,
     /// `oidc` or `saml`, and our name of the provider.
     #[allow(dead_code)] // no provider has routes yet
     Provider(&'static str, String),
@@ -34,6 +42,10 @@ impl fmt::Display for Method {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Password => f.write_str("password"),
+            Self::PasswordAndCode => f.write_str("password+totp"),
+            Self::PasswordAndRecoveryCode => f.write_str("password+recovery-code"),
+            Self::SetUpLink => f.write_str("set-up-link"),
+            Self::Again => f.write_str("password-again"),
             Self::Provider(protocol, name) => write!(f, "{protocol}:{name}"),
         }
     }
@@ -50,6 +62,24 @@ pub enum Hold {
     Cookie,
 }
 
+impl Hold {
+    /// For a row.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Cookie => "cookie",
+        }
+    }
+
+    pub fn from_stored(stored: &str) -> Self {
+        if stored == Self::Cookie.as_str() {
+            Self::Cookie
+        } else {
+            Self::Token
+        }
+    }
+}
+
 #[derive(Serialize, ToSchema)]
 pub struct SignedIn {
     /// For `Authorization: Bearer`. This is the only time it is shown. Absent where a cookie was asked for.
@@ -59,6 +89,9 @@ pub struct SignedIn {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub csrf_token: Option<String>,
     pub expires_at: DateTime<Utc>,
+    /// Where this sign-in has set up a second factor: codes for when the authenticator is lost, shown this once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovery_codes: Option<Vec<String>>,
 }
 
 /// A sign-in that succeeded, to be answered.
@@ -137,6 +170,7 @@ async fn start_token(state: &AppState, user: &User) -> Result<Started, Problem> 
             token: Some(issued.token.to_string()),
             csrf_token: None,
             expires_at: issued.expires_at,
+            recovery_codes: None,
         },
         session: None,
         cookie: None,
@@ -170,6 +204,7 @@ async fn start_browser(
             token: None,
             csrf_token: Some(csrf_token(&begun.cookie).to_string()),
             expires_at: begun.session.expires_at,
+            recovery_codes: None,
         },
         session: Some(begun.session.id),
         cookie: Some(state.browsers.cookie(&begun.cookie)?),
@@ -193,6 +228,23 @@ pub async fn failed(state: &AppState, address: Option<IpAddr>, known: Option<&Us
 pub async fn note(state: &AppState, kind: &'static str, payload: Value) {
     if let Err(error) = state.control.record(kind, payload).await {
         tracing::error!(kind, error, "a record is missing");
+    }
+}
+
+/// Records what somebody changes who is not signed in (yet).
+pub struct Witnessed<'a> {
+    pub state: &'a AppState,
+    /// Whom this will be, where that is known.
+    pub user: Option<&'a User>,
+    pub address: Option<IpAddr>,
+}
+
+impl Witness for Witnessed<'_> {
+    fn record<'a>(&'a self, kind: &'static str, mut payload: Value) -> BoxFuture<'a, Result<(), String>> {
+        if let Value::Object(members) = &mut payload {
+            members.insert("by".into(), by(self.user, self.address));
+        }
+        self.state.control.record(kind, payload)
     }
 }
 

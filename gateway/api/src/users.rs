@@ -15,6 +15,7 @@ use crate::caller::Caller;
 use crate::etag::{etag, if_match};
 use crate::list_query::{Filters, ListQuery};
 use crate::page::Page;
+use crate::passwords;
 use crate::problem::{Administered, Bodied, Listed, Missing, Problem, Signed, Taken, Versioned};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -85,7 +86,7 @@ pub struct NewUser {
     #[schema(min_length = 1, max_length = 128, pattern = "^[A-Za-z0-9._@+-]+$")]
     username: String,
     /// A person's first one; a service account has none.
-    #[schema(format = Password, min_length = 12, max_length = 1024)]
+    #[schema(format = Password, min_length = 12, max_length = 128)]
     password: Option<String>,
     role: Role,
     #[serde(default)]
@@ -164,6 +165,9 @@ pub async fn create_user(caller: Caller, body: Body) -> Result<HttpResponse, Pro
         let detail = "The member password is missing. Give a first one, or make a service account with service.";
         return Err(Problem::field("password", detail));
     }
+    let names = [new.username.as_str(), new.email.as_str()];
+    let acceptable = |password: &Zeroizing<String>| passwords::acceptable("password", password, &names);
+    let password = password.as_ref().map(acceptable).transpose()?;
     let store = &caller.state().store;
     let somebody = stored::NewUser {
         username: &new.username,
@@ -199,7 +203,7 @@ pub struct UserSettings {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewPassword {
-    #[schema(format = Password, min_length = 12, max_length = 1024)]
+    #[schema(format = Password, min_length = 12, max_length = 128)]
     password: String,
 }
 
@@ -311,6 +315,7 @@ pub async fn set_password(caller: Caller, username: web::Path<String>, body: Bod
     caller.require_admin()?;
     let new: NewPassword = body.json(BODY_MAX_BYTES).await?;
     let password = Zeroizing::new(new.password);
+    let password = passwords::acceptable("password", &password, &[&username])?;
     let store = &caller.state().store;
     store.set_password(&username, &password, &caller.witness()).await?;
     Ok(HttpResponse::NoContent().finish())

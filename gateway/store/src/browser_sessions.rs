@@ -255,9 +255,14 @@ impl Store {
 
 /// Within the change that takes from the user what the sessions stood for.
 pub(crate) async fn end_all(change: &Change<'_>, user: Uuid) -> Result<(), StoreError> {
+    end_all_but(change, user, None).await
+}
+
+pub(crate) async fn end_all_but(change: &Change<'_>, user: Uuid, kept: Option<Uuid>) -> Result<(), StoreError> {
     let sql = "with begun as (delete from sign_in_challenges where user_id = $1) \
-               delete from browser_sessions where user_id = $1";
-    change.query(sql, &[(&user, Type::UUID)]).await.map(drop)
+               delete from browser_sessions where user_id = $1 and id is distinct from $2";
+    let params = &[(&user as _, Type::UUID), (&kept as _, Type::UUID)];
+    change.query(sql, params).await.map(drop)
 }
 
 #[cfg(test)]

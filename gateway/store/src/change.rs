@@ -121,6 +121,13 @@ impl<'c> Change<'c> {
     }
 }
 
+impl Change<'_> {
+    /// For what is no administrative change, and is recorded otherwise or not at all: a code that was used or was wrong.
+    pub(crate) async fn commit_unrecorded(self) -> Result<(), StoreError> {
+        self.tx.commit().await.map_err(StoreError::query(self.operation))
+    }
+}
+
 /// The unique index refused it: `what` exists already.
 pub(crate) fn conflict(error: StoreError, what: impl FnOnce() -> String) -> StoreError {
     match error {

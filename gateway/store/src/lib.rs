@@ -5,6 +5,7 @@
 pub mod agents;
 pub mod browser_sessions;
 pub mod ca;
+pub mod challenges;
 pub mod change;
 pub mod changes;
 pub mod clock;
@@ -28,8 +29,10 @@ pub mod reseal;
 mod resource_tests;
 pub mod rules;
 pub mod seal;
+pub mod second_factors;
 pub mod sessions;
 pub mod settings;
+pub mod setup_links;
 pub mod ssh_keys;
 pub mod ssh_public_key;
 pub mod store;

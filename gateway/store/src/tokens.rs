@@ -30,6 +30,11 @@ pub struct IssuedToken {
     pub expires_at: DateTime<Utc>,
 }
 
+/// What is kept of a token.
+pub(crate) fn kept(token: &str) -> Vec<u8> {
+    digest(&SHA256, token.as_bytes()).as_ref().to_vec()
+}
+
 impl Store {
     /// A token for this user, valid for `ttl` by the store's clock. Clears away expired ones.
     ///

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 use crate::change::{Change, Witness, check_version, conflict, get};
 use crate::list::{Conditions, Listed, Listing, SortKey, Window};
 use crate::names::{self, invalid};
-use crate::{Store, StoreError, browser_sessions, changes, personal_tokens, ssh_keys};
+use crate::{Store, StoreError, browser_sessions, changes, personal_tokens, second_factors, ssh_keys, tokens};
 
 /// Fewest characters of a password that is set.
 pub const PASSWORD_MIN_CHARS: usize = 12;
@@ -33,7 +33,7 @@ const HASH_TURN_TIMEOUT_MS: u64 = 5_000;
 pub const GROUPS_MAX: usize = 500;
 pub const GROUP_MAX_BYTES: usize = 255;
 /// "hoop" in ASCII, then 3: held while an administrator is removed.
-const ADMINS_LOCK: i64 = 114_827_820_269_571;
+pub(crate) const ADMINS_LOCK: i64 = 114_827_820_269_571;
 
 static HASHES: Semaphore = Semaphore::const_new(HASHES_AT_ONCE);
 /// Compared with where nobody has the name, so that the answer takes as long.
@@ -133,6 +133,14 @@ pub enum PasswordCheck {
     Wrong(Option<User>),
 }
 
+/// What stays when everything else that a person is signed in with ends.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Kept<'a> {
+    pub session: Option<Uuid>,
+    /// A bearer token.
+    pub token: Option<&'a str>,
+}
+
 /// What an update sets of a user.
 #[derive(Debug, Clone)]
 pub struct UserSettings {
@@ -193,40 +201,16 @@ impl Store {
         let hashed = match password {
             Some(_) if new.service => return Err(no_password()),
             None => None,
-            Some(password) => {
-                check_new_password(password)?;
-                let password = Zeroizing::new(password.as_bytes().to_vec());
-                Some(blocking(move || hash(&password)).await??)
-            }
+            Some(password) => Some(hashed(password).await?),
         };
-        let id = Uuid::now_v7();
-
         let mut client = self.client().await?;
         let change = Change::begin(&mut client, "creating a user").await?;
-        let sql = format!(
-            "insert into users as u (id, username, email, role, password_hash, groups, service) \
-             values ($1, $2, $3, $4, $5, $6, $7) returning {USER_COLUMNS}"
-        );
-        let row = change
-            .query_opt(
-                &sql,
-                &[
-                    (&id, Type::UUID),
-                    (&username, Type::TEXT),
-                    (&new.email, Type::TEXT),
-                    (&new.role.as_str(), Type::TEXT),
-                    (&hashed, Type::TEXT),
-                    (&groups, Type::TEXT_ARRAY),
-                    (&new.service, Type::BOOL),
-                ],
-            )
-            .await
-            .map_err(|e| conflict(e, || format!("user {username}")))?;
-        let user = row
-            .as_ref()
-            .map(User::from_row)
-            .transpose()?
-            .ok_or_else(|| nobody(&username))?;
+        let new = NewUser {
+            username: &username,
+            groups,
+            ..new
+        };
+        let user = insert_user(&change, new, hashed).await?;
         let payload = json!({"subject": username, "before": null, "after": user.described()});
         change.commit(witness, "user.create", payload).await?;
         Ok(user)
@@ -306,6 +290,7 @@ impl Store {
         personal_tokens::revoke_all(&change, before.id).await?;
         ssh_keys::delete_all(&change, before.id).await?;
         browser_sessions::end_all(&change, before.id).await?;
+        second_factors::end_second_factor(&change, before.id).await?;
         change.announce(changes::USER_CHANGED, before.id.to_string());
         let payload = json!({"subject": username, "before": before.described(), "after": null});
         change.commit(witness, "user.delete", payload).await
@@ -316,13 +301,39 @@ impl Store {
     /// # Errors
     /// `NotFound`, `Invalid` (password), `Unrecorded`, or the store is away.
     pub async fn set_password(&self, username: &str, password: &str, witness: &dyn Witness) -> Result<(), StoreError> {
-        check_new_password(password)?;
         let username = names::username(username)?;
-        let password = Zeroizing::new(password.as_bytes().to_vec());
-        let hashed = blocking(move || hash(&password)).await??;
+        let hashed = hashed(password).await?;
+        self.replace_password(&username, &hashed, Kept::default(), witness)
+            .await
+    }
+
+    /// A person changes the own password: what the change was asked with stays, every other token, personal ones too, and
+    /// browser session ends.
+    ///
+    /// # Errors
+    /// `NotFound`, `Invalid` (password), `Unrecorded`, or the store is away.
+    pub async fn change_own_password(
+        &self,
+        user: &User,
+        password: &str,
+        asked_with: Kept<'_>,
+        witness: &dyn Witness,
+    ) -> Result<(), StoreError> {
+        let hashed = hashed(password).await?;
+        self.replace_password(&user.username, &hashed, asked_with, witness)
+            .await
+    }
+
+    async fn replace_password(
+        &self,
+        username: &str,
+        hashed: &str,
+        kept: Kept<'_>,
+        witness: &dyn Witness,
+    ) -> Result<(), StoreError> {
         let mut client = self.client().await?;
         let change = Change::begin(&mut client, "setting a password").await?;
-        let user = locked(&change, &username, None).await?;
+        let user = locked(&change, username, None).await?;
         if user.service {
             return Err(no_password());
         }
@@ -332,11 +343,15 @@ impl Store {
                 &[(&user.id, Type::UUID), (&hashed, Type::TEXT)],
             )
             .await?;
+        let token = kept.token.map(tokens::kept);
         change
-            .query("delete from api_tokens where user_id = $1", &[(&user.id, Type::UUID)])
+            .query(
+                "delete from api_tokens where user_id = $1 and sha256 is distinct from $2",
+                &[(&user.id, Type::UUID), (&token, Type::BYTEA)],
+            )
             .await?;
         personal_tokens::revoke_all(&change, user.id).await?;
-        browser_sessions::end_all(&change, user.id).await?;
+        browser_sessions::end_all_but(&change, user.id, kept.session).await?;
         let payload = json!({"subject": username, "before": null, "after": {"id": user.id, "password": "replaced"}});
         change.commit(witness, "user.password", payload).await
     }
@@ -479,6 +494,44 @@ async fn keep_an_admin(change: &Change<'_>, but: Uuid) -> Result<(), StoreError>
             "cannot be taken from the last active administrator: make another one first",
         )),
     }
+}
+
+/// Within the change that makes a user, whose name and groups were looked at.
+pub(crate) async fn insert_user(
+    change: &Change<'_>,
+    new: NewUser<'_>,
+    hashed: Option<String>,
+) -> Result<User, StoreError> {
+    let sql = format!(
+        "insert into users as u (id, username, email, role, password_hash, groups, service) \
+         values ($1, $2, $3, $4, $5, $6, $7) returning {USER_COLUMNS}"
+    );
+    let row = change
+        .query_opt(
+            &sql,
+            &[
+                (&Uuid::now_v7(), Type::UUID),
+                (&new.username, Type::TEXT),
+                (&new.email, Type::TEXT),
+                (&new.role.as_str(), Type::TEXT),
+                (&hashed, Type::TEXT),
+                (&new.groups, Type::TEXT_ARRAY),
+                (&new.service, Type::BOOL),
+            ],
+        )
+        .await
+        .map_err(|e| conflict(e, || format!("user {}", new.username)))?;
+    row.as_ref()
+        .map(User::from_row)
+        .transpose()?
+        .ok_or_else(|| nobody(new.username))
+}
+
+/// The verifier of a new password. Callers have looked at it by their own rules; this bounds what is hashed at all.
+pub(crate) async fn hashed(password: &str) -> Result<String, StoreError> {
+    check_new_password(password)?;
+    let password = Zeroizing::new(password.as_bytes().to_vec());
+    blocking(move || hash(&password)).await?
 }
 
 fn check_new_password(password: &str) -> Result<(), StoreError> {

@@ -23,6 +23,7 @@ mod recording;
 mod refusals;
 mod replicas;
 mod rules;
+mod sign_in;
 mod stalled;
 mod store_away;
 mod tls;
