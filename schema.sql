@@ -305,6 +305,51 @@ create table setup_links (
 
 -- section 6: identities that providers vouch for
 
+-- Who a provider's subject is here. A row goes when it is unlinked or its user is deleted.
+create table identities (
+    id               uuid        primary key default gen_random_uuid(),
+    provider         text        not null,
+    subject          text        not null,
+    user_id          uuid        not null references users (id),
+    email            text        not null default '',
+    display_name     text        not null default '',
+    groups           text[],                               -- as the provider told them last; null: it told none ever
+    linked_at        timestamptz not null default now(),
+    last_sign_in_at  timestamptz,
+    refresh_sealed   bytea,                                -- under the master key, named identity/<id>/refresh
+    refresh_due_at   timestamptz,
+    refreshed_at     timestamptz,                          -- when the provider last confirmed the sign-in in between
+    claimed_until    timestamptz,                          -- a replica is asking the provider
+    generation       bigint      not null default 0,       -- grows with each refresh token, for most are good once
+    unique (provider, subject)
+);
+create index identities_user on identities (user_id);
+create index identities_due on identities (refresh_due_at) where refresh_sealed is not null;
+
+-- SAML assertions that were used. SHA-256 of issuer and id, until the assertion would not be valid any more.
+create table saml_assertions (
+    id          text        primary key,
+    valid_until timestamptz not null
+);
+create index saml_assertions_valid_until on saml_assertions (valid_until);
+
+-- Sign-ins that a command line waits for: by a device code (RFC 8628), or by a one-time code (RFC 8252). Only SHA-256s.
+create table cli_sign_ins (
+    secret_sha256    bytea       primary key check (octet_length(secret_sha256) = 32),
+    user_code_sha256 bytea       unique,                   -- null: by a one-time code
+    challenge        text,                                 -- PKCE S256 of a one-time code (RFC 7636)
+    client_name      text        not null,
+    network          text        not null,                 -- whence it was asked for
+    state            text        not null check (state in ('pending', 'approved', 'denied')),
+    user_id          uuid,
+    created_at       timestamptz not null default now(),
+    expires_at       timestamptz not null,
+    polled_at        timestamptz,
+    check ((state = 'approved') <= (user_id is not null))
+);
+create index cli_sign_ins_expires_at on cli_sign_ins (expires_at);
+create index cli_sign_ins_network on cli_sign_ins (network);
+
 -- section 7: connections: several agents, limits, owners
 
 -- `agent`, one name, has become `agents`, a list.

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::dev::ServerHandle;
 use actix_web::middleware::from_fn;
@@ -10,6 +11,7 @@ use actix_web::{App, HttpServer};
 use anyhow::{Context, Result};
 use hoop_api::AppState;
 use hoop_api::control::Control;
+use hoop_api::single_sign_on::Providers;
 use hoop_store::Store;
 
 use crate::certificates::Certificates;
@@ -41,6 +43,7 @@ pub fn serve(
     public_url: &str,
     store: Store,
     control: Arc<dyn Control>,
+    providers: Providers,
 ) -> Result<Served> {
     let port = socket.local_addr()?.port();
     if !public_url.starts_with("https://") {
@@ -49,7 +52,8 @@ pub fn serve(
     let state = AppState::new(store, control, public_url)
         .behind(config.trusted_proxies.clone())
         .with_browser_lifetimes(config.browser_lifetimes)
-        .with_second_factor_required(config.second_factor_required);
+        .with_second_factor_required(config.second_factor_required)
+        .with_providers(providers, Duration::from_secs(config.sign_in_refresh_s));
     let state = Data::new(state);
     let server = HttpServer::new(move || {
         App::new()
@@ -58,7 +62,7 @@ pub fn serve(
     })
     .workers(WORKERS)
     .max_connections(CONNECTIONS_MAX)
-    .client_request_timeout(std::time::Duration::from_secs(HEAD_TIMEOUT_S))
+    .client_request_timeout(Duration::from_secs(HEAD_TIMEOUT_S))
     .shutdown_timeout(STOP_TIMEOUT_S)
     .disable_signals();
     let server = if config.api_tls {

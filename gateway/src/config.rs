@@ -1,6 +1,8 @@
 //! Configuration: compiled-in defaults, then a TOML file, then `HOOP_*` environment. Checked whole before any port is
 //! opened; every error names the key, the value and what would be right.
 
+mod providers;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,6 +15,9 @@ use hoop_store::ca::LEAF_LIFE_DAYS;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::providers::ProviderTables;
+use self::providers::{RawOidc, RawSaml};
+
 /// Most arbiters: an agent keeps at most this many connections to a replica.
 pub const ARBITERS_MAX: usize = 8;
 /// Smallest journal budget that still holds a few segments, in bytes.
@@ -22,6 +27,9 @@ const JOURNAL_BUDGET_MIN_BYTES: u64 = 64 << 20;
 const TRUSTED_PROXIES_MAX: usize = 256;
 const BROWSER_LIFE_MIN_S: u64 = 60;
 const BROWSER_LIFE_MAX_S: u64 = 30 * 86_400;
+/// Least and longest time between two questions to a provider about a person who stays signed in, in seconds.
+const SIGN_IN_REFRESH_MIN_S: u64 = 1;
+const SIGN_IN_REFRESH_MAX_S: u64 = 86_400;
 const CERTIFICATE_LIFE_MIN_S: u64 = 6;
 const CERTIFICATE_LIFE_MAX_S: u64 = 397 * 86_400;
 
@@ -60,6 +68,12 @@ struct Raw {
     first_admin: String,
     admin_user: String,
     admin_password_file: Option<PathBuf>,
+    sign_in_refresh_s: u64,
+    /// Tables of the file alone.
+    #[serde(default)]
+    oidc: Vec<RawOidc>,
+    #[serde(default)]
+    saml: Vec<RawSaml>,
     log: String,
     log_format: String,
 }
@@ -128,6 +142,7 @@ const KEYS: &[&str] = &[
     "first_admin",
     "admin_user",
     "admin_password_file",
+    "sign_in_refresh_s",
     "log",
     "log_format",
 ];
@@ -166,6 +181,9 @@ impl Default for Raw {
             first_admin: "file".into(),
             admin_user: "admin".into(),
             admin_password_file: None,
+            sign_in_refresh_s: 300,
+            oidc: Vec::new(),
+            saml: Vec::new(),
             log: "info".into(),
             log_format: "text".into(),
         }
@@ -239,6 +257,9 @@ pub struct Config {
     pub first_admin: FirstAdmin,
     pub admin_user: String,
     pub admin_password_file: Option<PathBuf>,
+    /// Between two questions to a provider about a person who stays signed in.
+    pub sign_in_refresh_s: u64,
+    pub providers: ProviderTables,
     pub log: String,
     pub log_json: bool,
 }
@@ -254,6 +275,9 @@ pub enum ConfigError {
         value: String,
         wanted: &'static str,
     },
+    /// Of an identity provider's table.
+    #[error("{key} = {value:?}: {wanted}")]
+    Provider { key: String, value: String, wanted: String },
     #[error(
         "no store: set HOOP_STORE=embedded (a private PostgreSQL in the data folder, for trying Hoop out) or \
          DATABASE_URL=postgres://user:password@host/database (PostgreSQL 14 or newer)"
@@ -350,6 +374,10 @@ impl Config {
                 });
             }
         };
+        let providers = ProviderTables {
+            oidc: raw.oidc,
+            saml: raw.saml,
+        };
         Ok(Self {
             store,
             database_direct_url: raw.database_direct_url.map(SecretUrl),
@@ -382,6 +410,8 @@ impl Config {
             first_admin: first_admin(&raw.first_admin)?,
             admin_user: raw.admin_user,
             admin_password_file: raw.admin_password_file,
+            sign_in_refresh_s: sign_in_refresh_s(raw.sign_in_refresh_s)?,
+            providers,
             log: raw.log,
             log_json,
         })
@@ -444,6 +474,17 @@ fn browser_life(key: &'static str, value: u64) -> Result<Duration, ConfigError> 
         key,
         value: value.to_string(),
         wanted: "between 60 and 2592000 (30 days)",
+    })
+}
+
+fn sign_in_refresh_s(value: u64) -> Result<u64, ConfigError> {
+    if (SIGN_IN_REFRESH_MIN_S..=SIGN_IN_REFRESH_MAX_S).contains(&value) {
+        return Ok(value);
+    }
+    Err(ConfigError::Invalid {
+        key: "sign_in_refresh_s",
+        value: value.to_string(),
+        wanted: "between 1 and 86400 (a day)",
     })
 }
 

@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod control;
 mod directory;
+mod identity_refresh;
 mod key_file;
 mod key_watch;
 mod lease;

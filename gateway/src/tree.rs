@@ -2,7 +2,7 @@
 //! know what runs; each part's own file says how.
 //!
 //! ```text
-//! root ── AuditWriter · Directory · Lease · Links · Sessions      (one each)
+//! root ── AuditWriter · Directory · IdentityRefresh · Lease · Links · Sessions      (one each)
 //!      ├─ Listener link, Listener postgres                        (restarted with backoff)
 //!      └─ arbiter 0…n ── gRPC server ── AgentLink…                (the agent redials)
 //!                     └─ PostgresPort ── Session ── Stage…        (never restarted)
@@ -23,6 +23,7 @@ use hoop_actors::gate::Gate;
 use hoop_actors::keeper::{Keeper, Policy};
 use hoop_actors::process;
 use hoop_actors::shutdown::Trigger;
+use hoop_api::control::Control;
 use hoop_evidence::writer::{AuditSetup, AuditWriter};
 use hoop_evidence::{Journal, JournalConfig};
 use hoop_store::{Store, StoreConfig};
@@ -40,6 +41,7 @@ use crate::certificates::Issuer;
 use crate::config::Config;
 use crate::control::{Addresses, GatewayControl};
 use crate::directory::{self, Directory, DirectoryParts, Freshness};
+use crate::identity_refresh::{IdentityRefresh, RefreshParts};
 use crate::key_file;
 use crate::key_watch::{KeyWatch, KeyWatchParts};
 use crate::lease::{Lease, LeaseParts};
@@ -101,6 +103,7 @@ pub async fn run(config: Config) -> Result<()> {
         let port = api_socket.local_addr().map_or(8009, |address| address.port());
         format!("{scheme}://{}:{port}", config.public_host)
     });
+    let providers = config.providers.build(&public_url)?;
     setup::admin(&config, &store, &public_url).await?;
     setup::default_agent(&config, &store, &addresses.link, &installation.ca.pin()).await?;
 
@@ -235,13 +238,24 @@ pub async fn run(config: Config) -> Result<()> {
         freshness,
         addresses: addresses.clone(),
     };
+    let control: Arc<dyn Control> = Arc::new(control);
+    let refresh = RefreshParts {
+        store: store.clone(),
+        control: control.clone(),
+        providers: providers.clone(),
+        interval: Duration::from_secs(config.sign_in_refresh_s),
+    };
+    keeper.keep("identity refresh", &root, Policy::default(), move || {
+        IdentityRefresh::new(refresh.clone())
+    });
     let served = api::serve(
         &config,
         api_socket,
         &certificates,
         &public_url,
         store.clone(),
-        Arc::new(control),
+        control,
+        providers,
     )?;
     ready::write(
         &config,

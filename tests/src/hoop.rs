@@ -21,6 +21,8 @@ const LINK_DEADLINE: Duration = Duration::from_secs(20);
 const TOOL_DEADLINE: Duration = Duration::from_secs(300);
 /// Items of a page, at most what the API gives.
 const PAGE_ITEMS: usize = 200;
+/// Of a gateway, in its data folder.
+const CONFIG_FILE: &str = "gateway.toml";
 /// The connection that every harness begins with.
 pub const CONNECTION: &str = "app";
 
@@ -43,6 +45,8 @@ pub struct Options {
     pub replicas: usize,
     pub agents: usize,
     pub gateway_env: Vec<(String, String)>,
+    /// The gateways' configuration file; empty: none.
+    pub gateway_config: String,
     pub agent_env: Vec<(String, String)>,
     /// Words before the gateway's program, e.g. `ip netns exec NAME`.
     pub gateway_prefix: Vec<String>,
@@ -60,6 +64,7 @@ impl Default for Options {
             replicas: 1,
             agents: 1,
             gateway_env: Vec::new(),
+            gateway_config: String::new(),
             agent_env: Vec::new(),
             gateway_prefix: Vec::new(),
             target: Make::default(),
@@ -111,7 +116,8 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// Starts one whose data is in `dir`, and waits for its `ready.json`.
+    /// Starts one whose data is in `dir`, with the configuration file there if there is one, and waits for its
+    /// `ready.json`.
     ///
     /// # Errors
     /// Where it does not become ready.
@@ -134,6 +140,10 @@ impl Gateway {
             None => Command::new(program),
         };
         command.arg("serve");
+        let file = dir.join(CONFIG_FILE);
+        if file.is_file() {
+            command.arg("-c").arg(file);
+        }
         clean(&mut command);
         command.env("HOOP_DATA_DIR", dir).envs(environment.iter().cloned());
         let mut process = Process::spawn("hoop-gateway", command, &dir.join("log"), stop_signal)?;
@@ -340,6 +350,10 @@ impl Hoop {
         let mut gateways = Vec::new();
         for number in 1..=options.replicas {
             let dir = scratch.path().join(format!("gateway-{number}"));
+            if !options.gateway_config.is_empty() {
+                fs::create_dir_all(&dir)?;
+                fs::write(dir.join(CONFIG_FILE), &options.gateway_config)?;
+            }
             gateways.push(Gateway::start(&dir, environment.clone(), &options.gateway_prefix, stop_signal).await?);
         }
         let first = gateways.first().context("no gateway")?;

@@ -53,6 +53,15 @@ impl Api {
         Self { authority, token: None }
     }
 
+    /// Somebody who has a token already.
+    #[must_use]
+    pub fn with_token(base: &str, token: &str) -> Self {
+        Self {
+            token: Some(token.to_owned()),
+            ..Self::anonymous(base)
+        }
+    }
+
     /// Signs in.
     ///
     /// # Errors

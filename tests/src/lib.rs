@@ -8,13 +8,17 @@
 )]
 
 pub mod binaries;
+pub mod browser;
+pub mod chromium;
 pub mod clients;
 pub mod cluster;
 pub mod hoop;
 pub mod http;
+pub mod oidc;
 pub mod pgbouncer;
 pub mod process;
 pub mod record;
+pub mod saml;
 pub mod tcp;
 pub mod tls;
 

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use actix_web::http::header::CONTENT_TYPE;
-use actix_web::{FromRequest, HttpRequest, dev};
+use actix_web::{FromRequest, HttpRequest, dev, web};
 use futures_util::StreamExt;
 use futures_util::future::{Ready, ready};
 use serde::de::DeserializeOwned;
@@ -27,6 +27,7 @@ pub const BODY_TIMEOUT_S: u64 = 30;
 pub struct Body {
     payload: dev::Payload,
     is_json: bool,
+    is_form: bool,
 }
 
 impl FromRequest for Body {
@@ -44,6 +45,7 @@ impl FromRequest for Body {
         ready(Ok(Self {
             payload: payload.take(),
             is_json,
+            is_form: media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded"),
         }))
     }
 }
@@ -54,12 +56,28 @@ impl Body {
         self.within(max_bytes, Duration::from_secs(BODY_TIMEOUT_S)).await
     }
 
-    async fn within<T: DeserializeOwned>(mut self, max_bytes: usize, wait: Duration) -> Result<T, Problem> {
+    async fn within<T: DeserializeOwned>(self, max_bytes: usize, wait: Duration) -> Result<T, Problem> {
         if !self.is_json {
             return Err(Problem::not_json());
         }
+        parse(&self.whole(max_bytes, wait).await?)
+    }
+
+    /// The body of a page's form as `T`.
+    pub async fn form<T: DeserializeOwned>(self, max_bytes: usize) -> Result<T, Problem> {
+        if !self.is_form {
+            return Err(Problem::not_form());
+        }
+        let bytes = self.whole(max_bytes, Duration::from_secs(BODY_TIMEOUT_S)).await?;
+        let unreadable = || Problem::malformed("The form cannot be read: a field is missing, twice there or not text.");
+        let text = std::str::from_utf8(&bytes).map_err(|_| unreadable())?;
+        let form = web::Query::<T>::from_query(text).map_err(|_| unreadable())?;
+        Ok(form.into_inner())
+    }
+
+    async fn whole(mut self, max_bytes: usize, wait: Duration) -> Result<Zeroizing<Vec<u8>>, Problem> {
         let read = tokio::time::timeout(wait, self.read(max_bytes)).await;
-        parse(&read.map_err(|_| Problem::too_slow(wait.as_secs()))??)
+        read.map_err(|_| Problem::too_slow(wait.as_secs()))?
     }
 
     async fn read(&mut self, max_bytes: usize) -> Result<Zeroizing<Vec<u8>>, Problem> {
@@ -179,6 +197,7 @@ mod tests {
                 payload: Box::pin(futures_util::stream::pending()),
             },
             is_json: true,
+            is_form: false,
         };
         let problem = body.within::<Small>(BODY_MAX_BYTES, Duration::ZERO).await.unwrap_err();
         assert_eq!(problem.status_code().as_u16(), 408);

@@ -35,12 +35,14 @@ mod second_step;
 mod sessions;
 mod setup;
 mod sign_in;
+pub mod single_sign_on;
 mod ssh_keys;
 mod system;
 mod tokens;
 mod users;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::web;
 use hoop_actors::network::Network;
@@ -56,6 +58,7 @@ pub use crate::finish::finish;
 
 use crate::cookies::Browsers;
 use crate::rate::{Limiter, Rates};
+use crate::single_sign_on::Providers;
 
 /// What every request shares. One a process: the counts of failed sign-ins are in it.
 pub struct AppState {
@@ -70,6 +73,9 @@ pub struct AppState {
     second_factor_required: bool,
     slowdown: Slowdown,
     tests: Tests,
+    providers: Providers,
+    /// Between two questions to a provider about a person who stays signed in.
+    refresh_interval: Duration,
 }
 
 impl AppState {
@@ -86,6 +92,8 @@ impl AppState {
             second_factor_required: false,
             slowdown: Slowdown::default(),
             tests: Tests::default(),
+            providers: Providers::default(),
+            refresh_interval: Duration::ZERO,
         }
     }
 
@@ -107,6 +115,14 @@ impl AppState {
     #[must_use]
     pub fn with_rates(mut self, rates: Rates) -> Self {
         self.limiter = Limiter::new(rates);
+        self
+    }
+
+    /// Lets people sign in at these providers, who are asked about them again after `refresh_interval`.
+    #[must_use]
+    pub fn with_providers(mut self, providers: Providers, refresh_interval: Duration) -> Self {
+        self.providers = providers;
+        self.refresh_interval = refresh_interval;
         self
     }
 
@@ -150,10 +166,27 @@ fn routes(config: &mut ServiceConfig<'_>) {
                 .service(second_factor::replace_recovery_codes)
                 .service(second_factor::remove_second_factor)
                 .service(second_factor::remove_second_factor_of_user)
+                .service(single_sign_on::routes::sign_in_page)
+                .service(single_sign_on::routes::sign_in_providers)
+                .service(single_sign_on::log_out::log_out_address)
+                .service(single_sign_on::device::begin_device_sign_in)
+                .service(single_sign_on::device::device_token)
+                .service(single_sign_on::device::device_page)
+                .service(single_sign_on::device::answer_device)
+                .service(single_sign_on::loopback::loopback_page)
+                .service(single_sign_on::loopback::answer_loopback)
+                .service(single_sign_on::loopback::loopback_token)
+                .service(single_sign_on::routes::begin_sign_in)
+                .service(single_sign_on::routes::oidc_callback)
+                .service(single_sign_on::routes::saml_acs)
+                .service(single_sign_on::routes::saml_metadata)
                 .service(users::me)
                 .service(users::list_users)
                 .service(users::create_user)
                 .service(users::set_password)
+                .service(single_sign_on::identities::list_identities)
+                .service(single_sign_on::identities::link_identity)
+                .service(single_sign_on::identities::unlink_identity)
                 .service(users::get_user)
                 .service(users::update_user)
                 .service(users::delete_user)

@@ -151,6 +151,10 @@ impl Problem {
         Self::new(&MEDIA, "Send the body as application/json.")
     }
 
+    pub fn not_form() -> Self {
+        Self::new(&MEDIA, "Send the body as application/x-www-form-urlencoded.")
+    }
+
     pub fn too_many(retry_after_s: u64) -> Self {
         let detail = format!("Too many failed sign-ins. Try again in {retry_after_s} s.");
         let retry_after_s = Some(u32::try_from(retry_after_s).unwrap_or(u32::MAX));
@@ -293,6 +297,10 @@ refusals! {
     /// Of every request with a body.
     Bodied: "400" "Not JSON", "408" "Too slow", "413" "Too large", "415" "Not application/json",
         "422" "A member is unknown, missing or not acceptable";
+    /// Of every route that answers a person with a page.
+    Rated: "429" "Too many requests";
+    /// Of every form that a page sends.
+    Sent: "408" "Too slow", "429" "Too many requests";
     /// Of every list.
     Listed: "422" "A parameter is unknown or not acceptable";
     /// Of what must leave somebody to administer.

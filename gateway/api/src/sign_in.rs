@@ -33,8 +33,9 @@ pub enum Method {
     SetUpLink,
     /// Somebody who is signed in already proves it again, before a change of what the person signs in with.
     Again,
+    /// A person who was signed in said yes to it in a browser.
+    CommandLine,
     /// `oidc` or `saml`, and our name of the provider.
-    #[allow(dead_code)] // no provider has routes yet
     Provider(&'static str, String),
 }
 
@@ -46,6 +47,7 @@ impl fmt::Display for Method {
             Self::PasswordAndRecoveryCode => f.write_str("password+recovery-code"),
             Self::SetUpLink => f.write_str("set-up-link"),
             Self::Again => f.write_str("password-again"),
+            Self::CommandLine => f.write_str("command-line"),
             Self::Provider(protocol, name) => write!(f, "{protocol}:{name}"),
         }
     }
@@ -97,9 +99,6 @@ pub struct SignedIn {
 /// A sign-in that succeeded, to be answered.
 pub struct Started {
     pub signed_in: SignedIn,
-    /// The browser session, where there is one.
-    #[allow(dead_code)] // no provider has routes yet
-    pub session: Option<Uuid>,
     cookie: Option<actix_web::http::header::HeaderValue>,
 }
 
@@ -112,7 +111,6 @@ impl Started {
     }
 
     /// 303 to a page of ours, with the cookie: for providers that send the browser back.
-    #[allow(dead_code)] // no provider has routes yet
     pub fn redirect(self, to: &str) -> HttpResponse {
         let mut response = HttpResponse::SeeOther();
         set_cookie(&mut response, self.cookie);
@@ -172,7 +170,6 @@ async fn start_token(state: &AppState, user: &User) -> Result<Started, Problem> 
             expires_at: issued.expires_at,
             recovery_codes: None,
         },
-        session: None,
         cookie: None,
     })
 }
@@ -206,7 +203,6 @@ async fn start_browser(
             expires_at: begun.session.expires_at,
             recovery_codes: None,
         },
-        session: Some(begun.session.id),
         cookie: Some(state.browsers.cookie(&begun.cookie)?),
     })
 }

@@ -119,10 +119,9 @@ impl<'c> Change<'c> {
         }
         self.tx.commit().await.map_err(StoreError::query(operation))
     }
-}
 
-impl Change<'_> {
-    /// For what is no administrative change, and is recorded otherwise or not at all: a code that was used or was wrong.
+    /// Commits what is no administrative change, and is recorded otherwise or not at all: when somebody signed in last, a
+    /// code that was used or was wrong.
     pub(crate) async fn commit_unrecorded(self) -> Result<(), StoreError> {
         self.tx.commit().await.map_err(StoreError::query(self.operation))
     }

@@ -6,8 +6,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::rand;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+use aws_lc_rs::{hmac, rand};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -17,7 +17,7 @@ use crate::StoreError;
 use crate::ca::Ca;
 use crate::migrate::SETUP_LOCK;
 use crate::pool::told;
-use crate::seal::MasterKey;
+use crate::seal::{AesKey, MasterKey, SealError};
 
 const MOCK_KEY_BYTES: usize = 32;
 const TOKEN_KEY_ID_BYTES: usize = 6;
@@ -52,6 +52,16 @@ impl Installation {
             *to = *from;
         }
         out
+    }
+
+    /// Seals what browsers carry for us between two requests. Strangers can have as much of that sealed as they like, so
+    /// it has a key of its own, and leaves the master key's nonces alone.
+    ///
+    /// # Errors
+    /// None in practice: the key has the right length.
+    pub fn browser_key(&self) -> Result<AesKey, SealError> {
+        let base = hmac::Key::new(hmac::HMAC_SHA256, &self.mock_key);
+        AesKey::new(hmac::sign(&base, b"what browsers carry").as_ref())
     }
 }
 

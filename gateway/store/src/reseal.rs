@@ -60,6 +60,9 @@ pub const SEALED_COLUMNS: &[SealedColumn] = &[
     column("connections", "secret_sealed", BY_ID, |id| {
         format!("connection/{id}/secret")
     }),
+    column("identities", "refresh_sealed", BY_ID, |id| {
+        format!("identity/{id}/refresh")
+    }),
     column("second_factors", "secret_sealed", ("user_id", "uuid"), |id| {
         format!("user/{id}/totp")
     }),

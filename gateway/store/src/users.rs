@@ -116,7 +116,7 @@ impl User {
     }
 
     /// For the record.
-    fn described(&self) -> Value {
+    pub(crate) fn described(&self) -> Value {
         json!({
             "id": self.id, "username": self.username, "email": self.email, "role": self.role, "groups": self.groups,
             "active": self.active, "service": self.service,
@@ -291,6 +291,7 @@ impl Store {
         ssh_keys::delete_all(&change, before.id).await?;
         browser_sessions::end_all(&change, before.id).await?;
         second_factors::end_second_factor(&change, before.id).await?;
+        change.query("delete from identities where user_id = $1", id).await?;
         change.announce(changes::USER_CHANGED, before.id.to_string());
         let payload = json!({"subject": username, "before": before.described(), "after": null});
         change.commit(witness, "user.delete", payload).await
@@ -446,7 +447,7 @@ impl Store {
     }
 }
 
-fn check_email(email: &str) -> Result<(), StoreError> {
+pub(crate) fn check_email(email: &str) -> Result<(), StoreError> {
     if email.len() > EMAIL_MAX_BYTES || email.chars().any(char::is_control) {
         return Err(invalid(
             "email",
@@ -457,7 +458,7 @@ fn check_email(email: &str) -> Result<(), StoreError> {
 }
 
 /// Trimmed, sorted, each once.
-fn checked_groups(groups: Vec<String>) -> Result<Vec<String>, StoreError> {
+pub(crate) fn checked_groups(groups: Vec<String>) -> Result<Vec<String>, StoreError> {
     let mut groups: Vec<String> = groups.into_iter().map(|group| group.trim().to_owned()).collect();
     let good =
         |group: &String| !group.is_empty() && group.len() <= GROUP_MAX_BYTES && !group.chars().any(char::is_control);
@@ -472,7 +473,7 @@ fn checked_groups(groups: Vec<String>) -> Result<Vec<String>, StoreError> {
     Ok(groups)
 }
 
-async fn locked(change: &Change<'_>, username: &str, wanted: Option<i64>) -> Result<User, StoreError> {
+pub(crate) async fn locked(change: &Change<'_>, username: &str, wanted: Option<i64>) -> Result<User, StoreError> {
     let sql = format!("select {USER_COLUMNS} from users u where username = $1 and deleted_at is null for update");
     let row = change.query_opt(&sql, &[(&username, Type::TEXT)]).await?;
     let user = User::from_row(&row.ok_or_else(|| nobody(username))?)?;

@@ -24,6 +24,7 @@ mod refusals;
 mod replicas;
 mod rules;
 mod sign_in;
+mod single_sign_on;
 mod stalled;
 mod store_away;
 mod tls;

@@ -1,8 +1,9 @@
-// npm's oidc-provider for the tests: node provider.mjs MODULES_DIR REDIRECT_URI RETURN_TO CLIENT_SECRET [userinfo]
+// npm's oidc-provider for the tests: node provider.mjs MODULES_DIR REDIRECT_URI RETURN_TO CLIENT_SECRET [userinfo|rotate]
 // It says `ready PORT`, then obeys lines on its standard input and answers each with `done`:
 //   rotate            a new signing key, with a new key id
 //   groups NAME A,B   that person's groups from now on
-// With `userinfo`, an ID token has no claims but the necessary ones.
+//   forget            every sign-in so far is over
+// With `userinfo`, an ID token has no claims but the necessary ones; with `rotate`, a refresh token is good once.
 import { createServer } from 'node:http';
 import { generateKeyPairSync, randomUUID } from 'node:crypto';
 import { createInterface } from 'node:readline';
@@ -47,6 +48,7 @@ function start() {
     claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['name', 'preferred_username'], groups: ['groups'] },
     conformIdTokenClaims: mode === 'userinfo',
     pkce: { required: () => true },
+    ...(mode === 'rotate' ? { rotateRefreshToken: true } : {}),
     features: { devInteractions: { enabled: true }, rpInitiatedLogout: { enabled: true } },
     findAccount: (ctx, id) => ({
       accountId: id,
@@ -68,6 +70,8 @@ for await (const line of createInterface({ input: process.stdin })) {
     start();
   } else if (command === 'groups') {
     groups[name] = list.split(',');
+  } else if (command === 'forget') {
+    remembered.clear();
   }
   console.log('done');
 }

@@ -1,10 +1,11 @@
-// An identity provider of npm's `samlp`: node samlp.js KEY.pem CERTIFICATE.pem ACS_URL. Prints its port when it listens.
+// An identity provider of npm's `samlp`: node samlp.js KEY.pem CERTIFICATE.pem ACS_URL [PORT [AUDIENCE]]. Prints its port
+// when it listens. AUDIENCE stands in its assertions in place of who asked.
 // GET /metadata; GET /sso?SAMLRequest=…&RelayState=…&as=alice answers with a form for ACS_URL.
 const fs = require('fs');
 const express = require('express');
 const samlp = require('samlp');
 
-const [keyFile, certificateFile, acsUrl] = process.argv.slice(2);
+const [keyFile, certificateFile, acsUrl, port, audience] = process.argv.slice(2);
 const groups = { alice: ['admin', 'sre'], bob: ['dev'] };
 
 function Profile(user) { this.user = user; }
@@ -35,6 +36,7 @@ const sso = {
   // Without these two, samlp puts the audience where an address belongs.
   destination: acsUrl,
   recipient: acsUrl,
+  ...(audience ? { audience } : {}),
   getPostURL: (audience, samlRequest, request, done) => done(null, acsUrl),
   getUserFromRequest: (request) => ({ id: request.query.as || 'alice' }),
 };
@@ -43,4 +45,4 @@ const app = express();
 app.get('/metadata', samlp.metadata({ ...shared, redirectEndpointPath: '/sso', postEndpointPath: '/sso' }));
 app.get('/sso', samlp.auth(sso));
 app.use((error, request, response, next) => response.status(400).send(String(error.message)));
-const server = app.listen(0, '127.0.0.1', () => console.log(server.address().port));
+const server = app.listen(Number(port || 0), '127.0.0.1', () => console.log(server.address().port));
