@@ -129,7 +129,7 @@ impl Table<'_> {
         };
         for (key, groups) in [("admin_groups", admin_groups), ("auditor_groups", auditor_groups)] {
             if groups.len() > ROLE_GROUPS_MAX || groups.iter().any(|group| group.trim().is_empty()) {
-                return Err(self.wrong(key, format!("{groups:?}"), "at most 100 names of groups"));
+                return Err(self.wrong(key, groups.join(", "), "at most 100 names of groups"));
             }
         }
         Ok(Policy {
@@ -236,7 +236,7 @@ mod tests {
             ),
             (
                 "admin_groups = [\" \"]",
-                ["oidc[corp].admin_groups", "[\" \"]", "names of groups"],
+                ["oidc[corp].admin_groups", "\" \"", "names of groups"],
             ),
             ("display_name = \"\"", ["oidc[corp].display_name", "\"\"", "1 to 64"]),
             ("secret = \"x\"", ["unknown field", "secret", "client_secret_file"]),

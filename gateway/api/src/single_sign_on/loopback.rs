@@ -32,7 +32,7 @@ const STATE_MAX_BYTES: usize = 256;
 #[derive(Clone, Serialize, Deserialize, IntoParams, ToSchema)]
 #[into_params(parameter_in = Query)]
 pub struct LoopbackQuery {
-    /// `http://127.0.0.1:PORT/…` or `http://[::1]:PORT/…`, where the command line listens.
+    /// Where the command line listens: `http`, `127.0.0.1` or `[::1]`, and a port.
     #[param(max_length = 256)]
     redirect_uri: String,
     /// `S256` of the verifier.
@@ -164,6 +164,7 @@ pub struct LoopbackAnswer {
         (status = 400, description = "The form cannot be read", body = String, content_type = "text/html"),
         (status = 401, description = "Nobody is signed in", body = String, content_type = "text/html"),
         (status = 403, description = "The form is not of a page of ours", body = String, content_type = "text/html"),
+        (status = 408, description = "Too slow", body = String, content_type = "text/html"),
         (status = 413, description = "Too large", body = String, content_type = "text/html"),
         (status = 415, description = "No form", body = String, content_type = "text/html"),
         (status = 422, description = "A field is not acceptable", body = String, content_type = "text/html"),
