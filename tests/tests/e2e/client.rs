@@ -31,6 +31,13 @@ fn hoop(home: &Path, server: Option<Account>, arguments: &[&str]) -> Result<Comm
     Ok(command)
 }
 
+/// How many credentials are good.
+async fn active(installation: &Hoop) -> Result<usize> {
+    let credentials = hoop_tests::hoop::items(&installation.api, "/api/credentials").await?;
+    let good = |item: &&Value| item.get("state") == Some(&json!("active"));
+    Ok(credentials.iter().filter(good).count())
+}
+
 async fn token(installation: &Hoop) -> Result<String> {
     let ready = &installation.gateway()?.ready;
     let password = std::fs::read_to_string(&ready.admin_password_file)?;
@@ -58,6 +65,7 @@ async fn a_person_lists_connects_and_leaves_no_credential_behind() -> Result<()>
         listed.out
     );
 
+    let before = active(&installation).await?;
     let query = "select current_user || ' at ' || current_database()";
     let answered = say(&["connect", "app", "--", "-X", "-A", "-t", "-c", query])
         .await?
@@ -80,10 +88,7 @@ async fn a_person_lists_connects_and_leaves_no_credential_behind() -> Result<()>
     );
     let sessions = say(&["sessions", "--json"]).await?.success()?;
     ensure!(sessions.out.lines().count() >= 2, "{}", sessions.out);
-    let credentials = installation.api.get("/api/credentials").await?;
-    let items = credentials.get("items").and_then(Value::as_array).context("no items")?;
-    let active = items.iter().filter(|item| item.get("state") == Some(&json!("active")));
-    ensure!(active.count() == 0, "a credential outlives its psql: {credentials}");
+    ensure!(active(&installation).await? == before, "a credential outlives its psql");
 
     let made = say(&["credential", "app", "--ttl", "60", "--json"]).await?.success()?;
     let made: Value = serde_json::from_str(&made.out)?;
