@@ -423,3 +423,22 @@ create table ssh_keys (
 create index ssh_keys_user on ssh_keys (user_id);
 
 -- section 9: reading the administrative record; declared resources
+
+-- One member of a log record, or null where there is none. It must not fail: what fails here would keep the audit writer
+-- from committing.
+create function writer_log_member(payload text, member text[]) returns text
+language plpgsql immutable strict as $$
+begin
+    return left(payload::json #>> member, 200);
+exception when others then
+    return null;
+end
+$$;
+
+-- Administrative kinds have a dot (rule.update); the writer's own have none (session_started).
+create index writer_log_time on writer_log (at_us, writer, seq);
+create index writer_log_administrative on writer_log (at_us, writer, seq) where strpos(kind, '.') > 0;
+create index writer_log_person on writer_log (writer_log_member(payload, '{by,user}'), at_us, writer, seq)
+    where strpos(kind, '.') > 0;
+create index writer_log_subject on writer_log (writer_log_member(payload, '{subject}'), at_us, writer, seq)
+    where strpos(kind, '.') > 0;

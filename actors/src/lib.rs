@@ -7,7 +7,8 @@
 //! - *the door*: [`gate`] caps connections that have not proved who they are; [`scratch`] reads sockets;
 //! - *what both programs need of the machine*: [`maybe_tls`] is a socket, [`trust`] says whom a TLS server must be,
 //!   [`end_point`] what SCRAM binds to, [`network`] is a list's
-//!   entry, [`process`] sets the limits of the whole process.
+//!   entry, [`process`] sets the limits of the whole process;
+//! - *figures*: [`metrics`] counts and times.
 
 pub mod backoff;
 pub mod budget;
@@ -17,6 +18,7 @@ pub mod gate;
 pub mod handle;
 pub mod keeper;
 pub mod maybe_tls;
+pub mod metrics;
 pub mod mux;
 pub mod network;
 pub mod process;

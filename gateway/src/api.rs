@@ -11,6 +11,7 @@ use actix_web::{App, HttpServer};
 use anyhow::{Context, Result};
 use hoop_api::AppState;
 use hoop_api::control::Control;
+use hoop_api::live::Live;
 use hoop_api::single_sign_on::Providers;
 use hoop_store::Store;
 
@@ -28,8 +29,17 @@ const STOP_TIMEOUT_S: u64 = 5;
 
 /// The running server.
 pub struct Served {
-    pub handle: ServerHandle,
+    handle: ServerHandle,
+    live: Live,
     pub port: u16,
+}
+
+impl Served {
+    /// Ends the streams, which would never end by themselves, and waits for open requests.
+    pub async fn stop(&self) {
+        self.live.close();
+        self.handle.stop(true).await;
+    }
 }
 
 /// Serves the API on a bound socket.
@@ -55,6 +65,7 @@ pub fn serve(
         .with_second_factor_required(config.second_factor_required)
         .with_providers(providers, Duration::from_secs(config.sign_in_refresh_s));
     let state = Data::new(state);
+    let live = state.live.clone();
     let server = HttpServer::new(move || {
         App::new()
             .wrap(from_fn(hoop_api::finish))
@@ -74,5 +85,5 @@ pub fn serve(
     .run();
     let handle = server.handle();
     actix_rt::spawn(server);
-    Ok(Served { handle, port })
+    Ok(Served { handle, live, port })
 }

@@ -45,6 +45,8 @@ struct Raw {
     listen_api: String,
     listen_link: String,
     listen_postgres: String,
+    metrics_listen: Option<String>,
+    otlp_endpoint: Option<String>,
     api_tls: String,
     tls_cert_file: Option<PathBuf>,
     tls_key_file: Option<PathBuf>,
@@ -119,6 +121,8 @@ const KEYS: &[&str] = &[
     "listen_api",
     "listen_link",
     "listen_postgres",
+    "metrics_listen",
+    "otlp_endpoint",
     "api_tls",
     "tls_cert_file",
     "tls_key_file",
@@ -158,6 +162,8 @@ impl Default for Raw {
             listen_api: "[::]:8009".into(),
             listen_link: "[::]:8010".into(),
             listen_postgres: "[::]:15432".into(),
+            metrics_listen: None,
+            otlp_endpoint: None,
             api_tls: "on".into(),
             tls_cert_file: None,
             tls_key_file: None,
@@ -230,6 +236,10 @@ pub struct Config {
     pub listen_api: SocketAddr,
     pub listen_link: SocketAddr,
     pub listen_postgres: SocketAddr,
+    /// Where `/metrics` is served without a sign-in; `None`: nowhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Base URL of an OpenTelemetry collector that takes OTLP over HTTP; `None`: no traces.
+    pub otlp_endpoint: Option<SecretUrl>,
     pub api_tls: bool,
     /// Certificate chain and key of the API and of the people's ports; `None`: the installation's CA makes one.
     pub tls_files: Option<(PathBuf, PathBuf)>,
@@ -385,6 +395,10 @@ impl Config {
             listen_api: address("listen_api", &raw.listen_api)?,
             listen_link: address("listen_link", &raw.listen_link)?,
             listen_postgres: address("listen_postgres", &raw.listen_postgres)?,
+            otlp_endpoint: raw.otlp_endpoint.map(otlp_endpoint).transpose()?,
+            metrics_listen: (raw.metrics_listen.as_deref())
+                .map(|given| address("metrics_listen", given))
+                .transpose()?,
             api_tls,
             tls_files: tls_files(raw.tls_cert_file, raw.tls_key_file)?,
             certificate_life_s: certificate_life_s(raw.certificate_life_s)?,
@@ -485,6 +499,19 @@ fn sign_in_refresh_s(value: u64) -> Result<u64, ConfigError> {
         key: "sign_in_refresh_s",
         value: value.to_string(),
         wanted: "between 1 and 86400 (a day)",
+    })
+}
+
+/// The value may hold a password and is not repeated.
+fn otlp_endpoint(text: String) -> Result<SecretUrl, ConfigError> {
+    let good = url::Url::parse(&text).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    if good {
+        return Ok(SecretUrl(text));
+    }
+    Err(ConfigError::Invalid {
+        key: "otlp_endpoint",
+        value: "…".into(),
+        wanted: "the collector's base URL, such as http://127.0.0.1:4318",
     })
 }
 

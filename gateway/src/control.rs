@@ -1,5 +1,6 @@
 //! `GatewayControl`: the running gateway as the API sees it.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use actix::Addr;
@@ -7,7 +8,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use hoop_actors::handle::Handle;
 use hoop_api::connection_test::{AgentTest, ConnectionToTest};
-use hoop_api::control::{Check, Control, ControlError, Readiness};
+use hoop_api::control::{Answered, Check, Control, ControlError, Readiness};
 use hoop_evidence::read;
 use hoop_evidence::writer::{AuditSetup, AuditWriter, Flush, Log};
 use hoop_proto::end::End;
@@ -19,7 +20,9 @@ use uuid::Uuid;
 use crate::directory::Freshness;
 use crate::links::dispatch::Dispatcher;
 use crate::links::registry::{Links, Online};
+use crate::metrics;
 use crate::sessions::{EndSessions, Sessions, Which};
+use crate::telemetry::Telemetry;
 use crate::trial;
 
 /// Where people and agents reach this gateway.
@@ -32,6 +35,7 @@ pub struct Addresses {
 }
 
 /// Implements the API's view.
+#[derive(Clone)]
 pub struct GatewayControl {
     pub store: Store,
     pub sessions: Addr<Sessions>,
@@ -41,6 +45,8 @@ pub struct GatewayControl {
     pub audit: AuditSetup,
     pub freshness: Freshness,
     pub addresses: Addresses,
+    pub journal_dir: PathBuf,
+    pub telemetry: Telemetry,
 }
 
 /// Longest wait for an administrative record to be committed.
@@ -111,6 +117,15 @@ impl Control for GatewayControl {
             Ok(online)
         }
         .boxed()
+    }
+
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        metrics::render(self).boxed()
+    }
+
+    fn answered(&self, answered: &Answered<'_>) {
+        metrics::answered(answered);
+        self.telemetry.answered(answered);
     }
 
     fn ready(&self) -> BoxFuture<'_, Readiness> {

@@ -1,6 +1,7 @@
 //! `hoop-gateway`: faces people, decides, records. See ARCHITECTURE.md for the map.
 
 mod api;
+mod apply;
 mod cancel;
 mod certificates;
 mod commands;
@@ -13,6 +14,7 @@ mod key_watch;
 mod lease;
 mod links;
 mod listeners;
+mod metrics;
 mod opening;
 mod policy;
 mod ready;
@@ -20,6 +22,7 @@ mod rotate;
 mod sessions;
 mod setup;
 mod target;
+mod telemetry;
 mod tls;
 mod tree;
 mod trial;
@@ -56,6 +59,8 @@ enum Command {
     Events(commands::Events),
     /// Put a new master key in the place of the present one, while the gateways serve. Run it again where it stopped.
     RotateMasterKey(rotate::RotateMasterKey),
+    /// Make connections, access rules and agents as YAML files declare them, through the API.
+    Apply(apply::Apply),
     /// Work with journals.
     #[command(subcommand)]
     Journal(commands::Journal),
@@ -63,6 +68,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Apply(apply)) = arguments.command {
+        return apply.main();
+    }
     let config = match Config::load(arguments.config.as_deref()) {
         Ok(config) => config,
         Err(error) => return commands::fail(&error.into()),
@@ -82,6 +90,8 @@ fn main() -> ExitCode {
             Some(Command::Export(export)) => export.run(&config).await,
             Some(Command::Events(events)) => events.run(&config).await,
             Some(Command::RotateMasterKey(rotate)) => rotate.run(&config).await,
+            // has ended above: it needs no configuration
+            Some(Command::Apply(_)) => Ok(ExitCode::SUCCESS),
             Some(Command::Journal(journal)) => journal.run(&config).await,
         }
     });

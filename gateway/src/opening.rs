@@ -11,7 +11,7 @@ mod target;
 use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant as Clock};
 
 use actix::{Addr, Recipient};
 use chrono::Utc;
@@ -38,9 +38,11 @@ use crate::cancel::CancelKeys;
 use crate::directory::Freshness;
 use crate::links::dispatch::Dispatcher;
 use crate::listeners::ClientStream;
+use crate::metrics::{self, SESSIONS_STARTED, Stage};
 use crate::policy::grant::{self, Grant};
 use crate::policy::startup::StartupStatements;
 use crate::sessions::{Entry, Known, Open, Sessions, stopping};
+use crate::telemetry::{SessionTrace, Telemetry};
 
 /// One question to the store during a login.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -60,6 +62,7 @@ pub struct Opener {
     pub cancel_keys: CancelKeys,
     pub freshness: Freshness,
     pub link_budget: ByteBudget,
+    pub telemetry: Telemetry,
     /// Where a person makes a credential.
     pub credentials_url: String,
 }
@@ -75,6 +78,9 @@ pub struct Opening {
     pub client: SocketAddr,
     /// When its credential expires.
     pub expires_at: Instant,
+    /// When it proved its credential.
+    pub proved_at: Clock,
+    pub trace: SessionTrace,
 }
 
 impl Opener {
@@ -105,6 +111,7 @@ impl Opener {
         opening.agent = self.dispatcher.choose(agents, self.arbiter).await.unwrap_or_default();
         let (user, connection) = (opening.grant.user(), opening.grant.connection());
         let span = info_span!("session", %id, user = user.username, connection = connection.name);
+        opening.trace.is(id, &connection.protocol, &connection.name);
         let known = Known {
             user: user.username.clone(),
             user_id: user.id,
@@ -142,20 +149,37 @@ async fn run(
     admitted: Result<(), Refusal>,
     ties: Ties,
 ) -> Refusal {
+    let mut trace = std::mem::take(&mut opening.trace);
+    let refusal = admitted_or_not(opener, id, opening, admitted, ties, &trace).await;
+    trace.ends(refusal.end);
+    refusal
+}
+
+async fn admitted_or_not(
+    opener: &Rc<Opener>,
+    id: Uuid,
+    mut opening: Opening,
+    admitted: Result<(), Refusal>,
+    ties: Ties,
+    trace: &SessionTrace,
+) -> Refusal {
     // Registered by now: whatever changed before is seen here, whatever changes later ends the session.
     let admitted = match admitted {
         Ok(()) => admit(opener, id, &mut opening).await,
         Err(refusal) => Err(refusal),
     };
+    Stage::Authorise.took(opening.proved_at.elapsed());
+    trace.step(Stage::Authorise.name(), opening.proved_at, admitted.is_err());
     let place = match admitted {
         Ok(place) => place,
         Err(refusal) => {
             info!(%refusal, "session refused");
+            metrics::denied(refusal.end);
             farewell(&mut opening, &refusal).await;
             return refusal;
         }
     };
-    let refusal = recorded(opener, id, opening, ties).await;
+    let refusal = recorded(opener, id, opening, ties, trace).await;
     if let Some(place) = place {
         place.give_back().await;
     }
@@ -169,21 +193,24 @@ async fn admit(opener: &Opener, id: Uuid, opening: &mut Opening) -> Result<Optio
 }
 
 /// The session's part between the first and the last event of its record.
-async fn recorded(opener: &Rc<Opener>, id: Uuid, mut opening: Opening, ties: Ties) -> Refusal {
+async fn recorded(opener: &Rc<Opener>, id: Uuid, mut opening: Opening, ties: Ties, trace: &SessionTrace) -> Refusal {
     let mode = audit_mode(opening.grant.connection());
     let recorder = match opener.journal.begin(started(opener, id, &opening), mode) {
         Ok(recorder) => Rc::new(RefCell::new(recorder)),
         Err(error) => {
             error!(%error, "a session was refused because its record cannot be kept");
             let refusal = unrecordable();
+            metrics::denied(refusal.end);
             farewell(&mut opening, &refusal).await;
             return refusal;
         }
     };
+    SESSIONS_STARTED.inc();
     info!(client = %opening.client, database = opening.grant.database(), "session starts");
     let shared = SharedRecorder::new(recorder.clone(), opener.freshness.clone(), opening.grant.connection());
     let counters = ties.counters.clone();
-    let refusal = live(opener, id, opening, shared, ties).await;
+    let refusal = live(opener, id, opening, shared, ties, trace).await;
+    metrics::ended(refusal.end);
     let counts = counters.counts();
     info!(end = %refusal.end, statements = counts.statements, reason = refusal.message, "session ended");
     let recorded = recorder.borrow_mut().end(record_of_end(&refusal, counts));
@@ -232,10 +259,11 @@ async fn live(
     mut opening: Opening,
     mut recorder: SharedRecorder,
     mut ties: Ties,
+    trace: &SessionTrace,
 ) -> Refusal {
     let chain = Chain::start(Vec::new());
     let mut asked = StartupStatements::default();
-    let reaching = reach(opener, id, &mut opening, &mut recorder, &chain, &mut asked);
+    let reaching = reach(opener, id, &mut opening, &mut recorder, &chain, &mut asked, trace);
     let mut reached = tokio::select! {
         reached = reaching => reached,
         order = ties.control.killed() => Err(order.refusal),

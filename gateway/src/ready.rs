@@ -13,6 +13,9 @@ pub struct Ready {
     pub api: String,
     pub link: String,
     pub postgres: String,
+    /// Where `/metrics` is served without a sign-in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<String>,
     /// What `hoop-gateway verify --root` takes.
     pub root_key: String,
     pub admin_user: String,

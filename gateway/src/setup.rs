@@ -4,15 +4,19 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
+use futures_util::future::BoxFuture;
+use hoop_api::control::Control;
 use hoop_auth::local::{PasswordFault, PasswordRules};
 use hoop_store::agents::hoop_key;
-use hoop_store::change::Unrecorded;
+use hoop_store::change::Witness;
 use hoop_store::users::Role;
 use hoop_store::{Store, StoreError};
 use rand::Rng;
+use serde_json::{Value, json};
 use thiserror::Error;
-use tracing::info;
+use tracing::{error, info};
 use zeroize::Zeroizing;
 
 use crate::config::{Config, FirstAdmin};
@@ -40,6 +44,32 @@ pub enum SetupError {
     Random,
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// What the first start makes, until there is a record to write it to.
+#[derive(Debug, Default)]
+pub struct FirstStart(Mutex<Vec<(&'static str, Value)>>);
+
+impl Witness for FirstStart {
+    fn record<'a>(&'a self, kind: &'static str, mut payload: Value) -> BoxFuture<'a, Result<(), String>> {
+        if let Some(members) = payload.as_object_mut() {
+            members.insert("by".into(), json!({"cause": "first start"}));
+        }
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        made.push((kind, payload));
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+impl FirstStart {
+    /// Writes it to the record. It was made before, and stays where this fails.
+    pub async fn settle(self, control: &dyn Control) {
+        for (kind, payload) in self.0.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            if let Err(why) = control.record(kind, payload).await {
+                error!(kind, why, "what the first start made cannot be recorded");
+            }
+        }
+    }
 }
 
 /// Makes the data folder, readable by nobody else.
@@ -108,12 +138,12 @@ pub fn agent_key_file(config: &Config) -> PathBuf {
 ///
 /// # Errors
 /// The store's, or that of the password's file.
-pub async fn admin(config: &Config, store: &Store, public_url: &str) -> Result<(), SetupError> {
+pub async fn admin(config: &Config, store: &Store, public_url: &str, witness: &FirstStart) -> Result<(), SetupError> {
     if store.has_users().await? {
         return Ok(());
     }
     match config.first_admin {
-        FirstAdmin::File => admin_by_file(config, store).await,
+        FirstAdmin::File => admin_by_file(config, store, witness).await,
         FirstAdmin::Link => admin_by_link(store, public_url).await,
     }
 }
@@ -140,7 +170,7 @@ async fn admin_by_link(store: &Store, public_url: &str) -> Result<(), SetupError
 }
 
 /// A password file that is there already is used.
-async fn admin_by_file(config: &Config, store: &Store) -> Result<(), SetupError> {
+async fn admin_by_file(config: &Config, store: &Store, witness: &FirstStart) -> Result<(), SetupError> {
     let path = admin_password_file(config);
     let password = match fs::read_to_string(&path) {
         Ok(given) if !given.trim().is_empty() => given.trim().to_owned(),
@@ -157,7 +187,7 @@ async fn admin_by_file(config: &Config, store: &Store) -> Result<(), SetupError>
             fault,
         })?;
     match store
-        .create_user(&config.admin_user, &password, Role::Admin, "", &Unrecorded)
+        .create_user(&config.admin_user, &password, Role::Admin, "", witness)
         .await
     {
         Ok(_) => info!(user = config.admin_user, password_file = %path.display(), "made the first administrator"),
@@ -172,11 +202,17 @@ async fn admin_by_file(config: &Config, store: &Store) -> Result<(), SetupError>
 ///
 /// # Errors
 /// The store's, or that of the key's file.
-pub async fn default_agent(config: &Config, store: &Store, link_address: &str, pin: &str) -> Result<(), SetupError> {
+pub async fn default_agent(
+    config: &Config,
+    store: &Store,
+    link_address: &str,
+    pin: &str,
+    witness: &FirstStart,
+) -> Result<(), SetupError> {
     if store.has_agents().await? {
         return Ok(());
     }
-    match store.register_agent(DEFAULT_AGENT, &Unrecorded).await {
+    match store.register_agent(DEFAULT_AGENT, witness).await {
         Ok(registered) => {
             let key = hoop_key(DEFAULT_AGENT, &registered.token, link_address, pin);
             let path = agent_key_file(config);

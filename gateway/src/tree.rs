@@ -50,9 +50,11 @@ use crate::links::registry::Links;
 use crate::links::tickets::Tickets;
 use crate::listeners::origin::TrustedProxies;
 use crate::listeners::port::{Listener, bind};
+use crate::metrics;
 use crate::ready::{self, Ready};
 use crate::sessions::Sessions;
 use crate::setup;
+use crate::telemetry;
 use crate::vital::Vital;
 
 /// Why the process stops when one of its parts cannot be kept running.
@@ -65,6 +67,7 @@ const HANDSHAKES_MAX: usize = 8192;
 /// # Errors
 /// What kept it from starting; after the start, why it had to stop.
 pub async fn run(config: Config) -> Result<()> {
+    metrics::begin();
     let trigger = Trigger::default();
     trigger.on_signals().context("cannot listen for signals")?;
     let keeper = Keeper::new();
@@ -92,6 +95,13 @@ pub async fn run(config: Config) -> Result<()> {
         .with_context(|| format!("cannot listen on {} for PostgreSQL clients", config.listen_postgres))?;
     let api_socket =
         bind(config.listen_api).with_context(|| format!("cannot listen on {} for the API", config.listen_api))?;
+    let metrics_socket = match config.metrics_listen {
+        Some(address) => {
+            let bound = bind(address).with_context(|| format!("cannot listen on {address} for metrics"))?;
+            Some(bound)
+        }
+        None => None,
+    };
     let link_port = link_socket.local_addr()?.port();
     let addresses = Addresses {
         link: format!("{}:{link_port}", config.public_host),
@@ -104,8 +114,9 @@ pub async fn run(config: Config) -> Result<()> {
         format!("{scheme}://{}:{port}", config.public_host)
     });
     let providers = config.providers.build(&public_url)?;
-    setup::admin(&config, &store, &public_url).await?;
-    setup::default_agent(&config, &store, &addresses.link, &installation.ca.pin()).await?;
+    let first = setup::FirstStart::default();
+    setup::admin(&config, &store, &public_url, &first).await?;
+    setup::default_agent(&config, &store, &addresses.link, &installation.ca.pin(), &first).await?;
 
     let peer_address = config.peer_address.clone().unwrap_or_else(|| addresses.link.clone());
     let replica = store.claim_replica(&peer_address).await?;
@@ -166,6 +177,8 @@ pub async fn run(config: Config) -> Result<()> {
     });
     actix_rt::spawn(directory::hints(listen_url(&config, &store)?, directory));
 
+    let telemetry = telemetry::begin(config.otlp_endpoint.as_ref().map(|url| url.0.as_str()), replica.id)?;
+
     // TLS of the ports
     let issuer = Issuer::new(&config, installation.ca.clone(), replica.id);
     let (certificates, renewal) = issuer.begin()?;
@@ -184,6 +197,7 @@ pub async fn run(config: Config) -> Result<()> {
         replicas,
         certificates: certificates.clone(),
         credentials_url: format!("{public_url}/connections"),
+        telemetry: telemetry.clone(),
         arbiters: config.arbiters,
         store: store.clone(),
         journal: journal.clone(),
@@ -237,6 +251,17 @@ pub async fn run(config: Config) -> Result<()> {
         audit,
         freshness,
         addresses: addresses.clone(),
+        journal_dir: config.data_dir.join("journal"),
+        telemetry: telemetry.clone(),
+    };
+    first.settle(&control).await;
+    let metrics_address = match &metrics_socket {
+        Some(socket) => Some(socket.local_addr()?.to_string()),
+        None => None,
+    };
+    let metrics = match metrics_socket {
+        Some(socket) => Some(metrics::serve(socket, control.clone())?),
+        None => None,
     };
     let control: Arc<dyn Control> = Arc::new(control);
     let refresh = RefreshParts {
@@ -263,6 +288,7 @@ pub async fn run(config: Config) -> Result<()> {
             api: ready::public_url_of_this_machine(&config, served.port),
             link: format!("127.0.0.1:{link_port}"),
             postgres: format!("127.0.0.1:{}", addresses.postgres_port),
+            metrics: metrics_address,
             root_key,
             admin_user: config.admin_user.clone(),
             admin_password_file: setup::admin_password_file(&config),
@@ -298,6 +324,8 @@ pub async fn run(config: Config) -> Result<()> {
             sessions,
             writer,
             served,
+            metrics,
+            telemetry,
             arbiters,
             embedded,
         },

@@ -80,6 +80,8 @@ pub struct Ready {
     pub api: String,
     pub link: String,
     pub postgres: String,
+    #[serde(default)]
+    pub metrics: Option<String>,
     pub root_key: String,
     pub admin_user: String,
     pub admin_password_file: PathBuf,

@@ -79,6 +79,26 @@ impl Api {
         Ok(api)
     }
 
+    /// The same person at another replica.
+    #[must_use]
+    pub fn at(&self, base: &str) -> Self {
+        Self {
+            token: self.token.clone(),
+            ..Self::anonymous(base)
+        }
+    }
+
+    /// `host:port`.
+    #[must_use]
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    #[must_use]
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_deref()
+    }
+
     /// One request, whatever the answer.
     ///
     /// # Errors

@@ -12,6 +12,8 @@ pub mod browser;
 pub mod chromium;
 pub mod clients;
 pub mod cluster;
+pub mod collector;
+pub mod events;
 pub mod hoop;
 pub mod http;
 pub mod oidc;

@@ -36,6 +36,7 @@ use self::client::ClientSide;
 use self::ledger::Ledger;
 use self::limits::Clocks;
 use crate::control::ControlReceiver;
+use crate::metrics::Counter;
 use crate::mux::{Channel, Drive, LinkError, Mux, MuxEvent};
 use crate::recorder::Recorder;
 use crate::stage::Chain;
@@ -81,6 +82,20 @@ pub struct Counters {
     /// Statements that wait for a reviewer now.
     pub held: Cell<u64>,
 }
+
+/// All sessions of the process together.
+#[derive(Debug)]
+pub struct Traffic {
+    pub statements: Counter,
+    pub client_bytes: Counter,
+    pub target_bytes: Counter,
+}
+
+pub static TRAFFIC: Traffic = Traffic {
+    statements: Counter::new(),
+    client_bytes: Counter::new(),
+    target_bytes: Counter::new(),
+};
 
 /// Figures at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

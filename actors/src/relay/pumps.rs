@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep};
 
 use super::limits::{OverResults, RESULT_OVERRUN_BYTES};
-use super::{POLL_BYTES, POLL_TIME, POLL_UNTIMED_BYTES, Relay, Stop, client_closed};
+use super::{POLL_BYTES, POLL_TIME, POLL_UNTIMED_BYTES, Relay, Stop, TRAFFIC, client_closed};
 use crate::mux::{ChannelReader, ChannelWriter, LinkError};
 use crate::recorder::{Commit, Recorder};
 use crate::stage::{Direction, Held, Judgement};
@@ -45,6 +45,7 @@ where
             self.counters
                 .client_bytes
                 .set(self.counters.client_bytes.get() + count as u64);
+            TRAFFIC.client_bytes.add(count as u64);
             let batch = self
                 .dialogue
                 .borrow_mut()
@@ -67,6 +68,7 @@ where
         self.counters
             .statements
             .set(self.counters.statements.get() + noted.statements);
+        TRAFFIC.statements.add(noted.statements);
         if noted.to_commit {
             let commit = self.ledger.borrow_mut().commit()?;
             if let Commit::Wait(written) = commit {
@@ -204,6 +206,7 @@ where
             self.active();
             let target_bytes = self.counters.target_bytes.get() + count as u64;
             self.counters.target_bytes.set(target_bytes);
+            TRAFFIC.target_bytes.add(count as u64);
             match self.limits.over_results(target_bytes) {
                 None => self.pass(bytes).await?,
                 Some(over) => self.pass_rest(bytes, over).await?,

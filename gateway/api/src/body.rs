@@ -93,7 +93,7 @@ impl Body {
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     // serde would take an array for a struct.
     if bytes.trim_ascii_start().first().is_some_and(|b| *b != b'{') {
         return Err(match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {

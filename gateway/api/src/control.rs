@@ -1,5 +1,7 @@
 //! What the API asks of the running gateway. The binary implements it; the API owns no session, link or record.
 
+use std::time::Duration;
+
 use futures_util::future::BoxFuture;
 use hoop_proto::evidence::Event;
 use serde::Serialize;
@@ -30,6 +32,12 @@ pub trait Control: Send + Sync + 'static {
     /// Names of agents with a link to any replica.
     fn agents_online(&self) -> BoxFuture<'_, Result<Vec<String>, ControlError>>;
 
+    /// This replica's figures, as Prometheus reads them.
+    fn metrics(&self) -> BoxFuture<'_, String>;
+
+    /// A request was answered: for figures and traces.
+    fn answered(&self, _answered: &Answered<'_>) {}
+
     fn ready(&self) -> BoxFuture<'_, Readiness>;
 
     /// Has each of a connection's agents try its target; answers in their order, within 35 s.
@@ -40,6 +48,19 @@ pub trait Control: Send + Sync + 'static {
 
     /// Where PostgreSQL clients dial: the public host name and the port.
     fn postgres_address(&self) -> (String, u16);
+}
+
+/// An answered request. Nothing in it is a name or a value that somebody sent, but for `traceparent`.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered<'a> {
+    pub method: &'a str,
+    /// The route's template; `None` where there is none.
+    pub route: Option<&'a str>,
+    pub status: u16,
+    /// Until the head of the answer was made.
+    pub took: Duration,
+    /// The caller's own trace (W3C Trace Context), unchecked.
+    pub traceparent: Option<&'a str>,
 }
 
 /// The gateway could not do what it was asked.

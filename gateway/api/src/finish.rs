@@ -15,14 +15,18 @@ use utoipa::openapi::PathItem;
 
 use crate::AppState;
 use crate::client_address::client_address;
+use crate::control::Answered;
 use crate::openapi;
 use crate::problem::Problem;
 
 /// Longest path that is repeated in a problem.
 const INSTANCE_MAX_CHARS: usize = 256;
 
-/// What is not counted: others decide by it whether this replica lives.
+/// Probes and scrapes: not held to a rate, for others decide by them whether this replica lives, and not in the figures.
 const EXEMPT: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// W3C Trace Context.
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 const HEADERS: [(HeaderName, HeaderValue); 5] = [
     (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
@@ -40,6 +44,7 @@ pub async fn finish(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<BoxBody>, Error> {
+    let began = Instant::now();
     let mut response = match over_rate(&request).or_else(|| no_text(&request)) {
         Some(problem) => {
             let (request, _body) = request.into_parts();
@@ -47,6 +52,7 @@ pub async fn finish(
         }
         None => answered(request, next).await?,
     };
+    observe(&response, began);
     let https = response
         .request()
         .app_data::<web::Data<AppState>>()
@@ -113,6 +119,25 @@ async fn answered(
 fn refusal(request: HttpRequest, problem: Problem) -> ServiceResponse<BoxBody> {
     let body = problem.at(instance(&request)).error_response();
     ServiceResponse::new(request, body)
+}
+
+fn observe(response: &ServiceResponse<BoxBody>, began: Instant) {
+    let request = response.request();
+    if EXEMPT.contains(&request.path()) {
+        return;
+    }
+    let Some(state) = request.app_data::<web::Data<AppState>>() else {
+        return;
+    };
+    let route = request.match_pattern();
+    let traceparent = request.headers().get(TRACEPARENT);
+    state.control.answered(&Answered {
+        method: request.method().as_str(),
+        route: route.as_deref(),
+        status: response.status().as_u16(),
+        took: began.elapsed(),
+        traceparent: traceparent.and_then(|value| value.to_str().ok()),
+    });
 }
 
 struct Route {

@@ -4,6 +4,7 @@
 //! INVARIANT: every administrative change is recorded before it is committed (`caller::CallerWitness`).
 
 mod agents;
+mod audit;
 mod body;
 mod browser_sessions;
 mod caller;
@@ -15,11 +16,13 @@ pub mod control;
 mod cookies;
 mod credentials;
 mod cursor;
+pub mod declared;
 mod docs;
 mod etag;
 pub mod events;
 mod finish;
 mod list_query;
+pub mod live;
 mod login;
 pub mod openapi;
 mod own_password;
@@ -57,6 +60,7 @@ use crate::control::Control;
 pub use crate::finish::finish;
 
 use crate::cookies::Browsers;
+use crate::live::Live;
 use crate::rate::{Limiter, Rates};
 use crate::single_sign_on::Providers;
 
@@ -72,6 +76,7 @@ pub struct AppState {
     browsers: Browsers,
     second_factor_required: bool,
     slowdown: Slowdown,
+    pub live: Live,
     tests: Tests,
     providers: Providers,
     /// Between two questions to a provider about a person who stays signed in.
@@ -91,6 +96,7 @@ impl AppState {
             limiter: Limiter::new(Rates::default()),
             second_factor_required: false,
             slowdown: Slowdown::default(),
+            live: Live::default(),
             tests: Tests::default(),
             providers: Providers::default(),
             refresh_interval: Duration::ZERO,
@@ -220,11 +226,15 @@ fn routes(config: &mut ServiceConfig<'_>) {
                 .service(sessions::session_events)
                 .service(sessions::kill_session)
                 .service(sessions::get_session)
+                .service(live::live_events)
+                .service(audit::list_audit)
+                .service(audit::export_audit)
                 .service(system::ca_pem)
                 .service(system::openapi_json)
                 .service(docs::docs)
                 .service(docs::style),
         )
+        .service(system::metrics)
         .service(system::healthz)
         .service(system::readyz);
 }

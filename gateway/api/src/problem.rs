@@ -188,6 +188,14 @@ impl Problem {
         }
     }
 
+    pub fn too_many_streams(most: usize) -> Self {
+        let detail = format!("Too many event streams are open: at most {most} of one person. Close one, or try later.");
+        Self {
+            retry_after_s: Some(RETRY_AFTER_S),
+            ..Self::new(&TOO_MANY, detail)
+        }
+    }
+
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self {
             retry_after_s: Some(RETRY_AFTER_S),
@@ -311,6 +319,7 @@ refusals! {
     /// Of what only our own pages may ask.
     Refused: "403" "Asked from a page of another site";
     Slowed: "429" "Too many attempts";
+    Crowded: "429" "Too many at once";
     Throttled: "401" "Wrong user name or password", "429" "Too many attempts";
 }
 

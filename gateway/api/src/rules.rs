@@ -227,7 +227,7 @@ const fn stored_day(day: Day) -> hoop_access::Day {
 }
 
 /// Name and spec. A network is an address with a prefix length, or an address alone.
-fn parts(new: RuleSettings) -> Result<(String, RuleSpec), Problem> {
+pub(crate) fn parts(new: RuleSettings) -> Result<(String, RuleSpec), Problem> {
     let network = |text: String| {
         let whole = text.parse().ok();
         let one = || text.parse::<std::net::IpAddr>().ok().map(Into::into);

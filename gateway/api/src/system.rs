@@ -4,8 +4,9 @@ use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpResponse, get, web};
 
 use crate::AppState;
+use crate::caller::Caller;
 use crate::control::Readiness;
-use crate::problem::Open;
+use crate::problem::{Open, Problem, Signed};
 
 /// The process is alive.
 #[utoipa::path(tag = "health", responses((status = 200, description = "Alive", body = String, content_type = "text/plain")))]
@@ -14,6 +15,22 @@ pub async fn healthz() -> HttpResponse {
     HttpResponse::Ok()
         .content_type("text/plain; charset=utf-8")
         .body("ok\n")
+}
+
+/// This replica's figures, in Prometheus's text format 0.0.4; for admins and auditors. Prometheus itself may rather be
+/// given `metrics_listen`.
+#[utoipa::path(
+    tag = "health",
+    responses((status = 200, description = "Figures", body = String, content_type = "text/plain"), Signed),
+    security(("bearer" = []))
+)]
+#[get("/metrics")]
+pub async fn metrics(caller: Caller) -> Result<HttpResponse, Problem> {
+    caller.require_reader()?;
+    let text = caller.state().control.metrics().await;
+    Ok(HttpResponse::Ok()
+        .content_type("text/plain; version=0.0.4; charset=utf-8")
+        .body(text))
 }
 
 /// This replica can serve: its store, listeners and links.

@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::journal::{ArbiterProgress, AuditMode, Shared, StrictProgress, WrittenSegment};
+use crate::metrics::{JOURNAL_BYTES, JOURNAL_WRITE};
 use crate::segment::{self, HEADER_BYTES, ITEM_BEGIN, ITEM_EVENT, Sealer, SegmentKey, SegmentName};
 
 /// A buffer that has grown to this is written without waiting for a commit or the flush.
@@ -373,6 +374,7 @@ impl State {
         let Some(open) = &mut self.open else {
             return Err(WriteError::Failed(closed()));
         };
+        let began = Instant::now();
         let frame = self
             .sealer
             .frame(&open.key, open.bytes, &self.payload)
@@ -381,6 +383,8 @@ impl State {
         match file.write_all(frame) {
             Ok(()) => {
                 let bytes = frame.len() as u64;
+                JOURNAL_WRITE.observe(began.elapsed());
+                JOURNAL_BYTES.add(bytes);
                 open.bytes += bytes;
                 self.position += bytes;
                 self.shared.take_room(bytes);

@@ -17,6 +17,7 @@ pub mod identity;
 pub mod import;
 pub mod journal;
 mod log;
+pub mod metrics;
 pub mod read;
 mod replay;
 mod rows;

@@ -286,6 +286,19 @@ impl Handler<Online> for Links {
     }
 }
 
+/// How many links there are.
+#[derive(Message)]
+#[rtype(result = "usize")]
+pub struct CountLinks;
+
+impl Handler<CountLinks> for Links {
+    type Result = MessageResult<CountLinks>;
+
+    fn handle(&mut self, _: CountLinks, _: &mut Self::Context) -> Self::Result {
+        MessageResult(self.entries.len())
+    }
+}
+
 /// An agent's key was revoked: its links end now.
 #[derive(Message)]
 #[rtype(result = "()")]

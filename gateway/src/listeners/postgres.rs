@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant as Clock};
 
 use bytes::{Bytes, BytesMut};
 use chrono::Utc;
@@ -19,8 +19,10 @@ use tracing::{debug, info};
 use super::ClientStream;
 use super::canceller::Canceller;
 use crate::certificates::Certificates;
+use crate::metrics::{self, LOGINS_FAILED, LOGINS_OK, Stage};
 use crate::opening::{Opener, Opening};
 use crate::policy::grant;
+use crate::telemetry::SessionTrace;
 
 /// From the first byte to the proved credential.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -56,6 +58,7 @@ enum Handshake {
 impl PostgresPort {
     /// One connection, from its first byte to its end.
     pub async fn serve(self: Rc<Self>, socket: TcpStream, client: SocketAddr, ticket: GateTicket) {
+        let began = Clock::now();
         let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, self.handshake(socket, &ticket));
         let outcome = tokio::select! {
             outcome = handshake => outcome,
@@ -67,7 +70,11 @@ impl PostgresPort {
         match outcome {
             Ok(Ok(Handshake::Proved(proved))) => {
                 ticket.authenticated();
-                self.open(*proved, client).await;
+                LOGINS_OK.inc();
+                Stage::Login.took(began.elapsed());
+                let trace = self.opener.telemetry.session(began);
+                trace.step(Stage::Login.name(), began, false);
+                self.open(*proved, client, trace).await;
             }
             Ok(Ok(Handshake::Cancel { process_id, secret })) => {
                 self.canceller.cancel(client, process_id, secret).await;
@@ -115,6 +122,7 @@ impl PostgresPort {
                         record = found;
                     }
                     Err(refusal) => {
+                        metrics::denied(refusal.end);
                         refuse(&mut stream, &accept, &refusal).await;
                         return Ok(Handshake::Over);
                     }
@@ -133,6 +141,8 @@ impl PostgresPort {
                 }
                 Step::Failed { send, refusal } => {
                     debug!(%refusal, "login refused");
+                    LOGINS_FAILED.inc();
+                    metrics::denied(refusal.end);
                     stream.write_all(&send).await?;
                     stream.shutdown().await?;
                     return Ok(Handshake::Over);
@@ -152,7 +162,8 @@ impl PostgresPort {
     }
 
     /// The credential is proved: decide, and run the session.
-    async fn open(&self, proved: Proved, client: SocketAddr) {
+    async fn open(&self, proved: Proved, client: SocketAddr, mut trace: SessionTrace) {
+        let proved_at = Clock::now();
         let Proved {
             mut stream,
             accept,
@@ -186,11 +197,16 @@ impl PostgresPort {
                     agent: String::new(),
                     client,
                     expires_at,
+                    proved_at,
+                    trace,
                 };
                 self.opener.clone().open(opening).await;
             }
             Err(refusal) => {
                 info!(%client, credential = startup.user, %refusal, "session refused");
+                metrics::denied(refusal.end);
+                trace.step(Stage::Authorise.name(), proved_at, true);
+                trace.ends(refusal.end);
                 refuse(&mut stream, &accept, &refusal).await;
             }
         }

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::{Opener, Opening};
 use crate::directory::Freshness;
+use crate::metrics;
 use crate::sessions::{Closed, Sessions};
 
 /// Ends that wait for an arbiter's parent.
@@ -129,6 +130,7 @@ impl Handler<session::Ended> for SessionParent {
 
     fn handle(&mut self, ended: session::Ended, _: &mut Self::Context) -> Self::Result {
         if ended.how != How::Finished {
+            metrics::ended(ended.refusal.end);
             let record = record_of_end(&ended.refusal, ended.counts);
             if let Err(error) = self.journal.end(&ended.session, record) {
                 error!(session = %ended.session, %error, "a session's end cannot be recorded; the journal's replay tells it");

@@ -1,7 +1,7 @@
 //! From a recorded start to the target's greeting: the welcome, the dispatch, the agent's login at the target.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant as Clock};
 
 use futures_util::StreamExt;
 use hoop_actors::mux::{Mux, MuxConfig, MuxEvent};
@@ -23,9 +23,11 @@ use crate::cancel::CancelKey;
 use crate::links::FrameStream;
 use crate::links::dispatch::{Request, Served};
 use crate::links::registry::LinkLoad;
+use crate::metrics::Stage;
 use crate::policy::startup::{NotStarted, StartupStatements};
 use crate::sessions::{ServedBy, stopping};
 use crate::target;
+use crate::telemetry::SessionTrace;
 
 /// From the agent's Attach to its login at the target.
 const TARGET_LOGIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -80,6 +82,7 @@ pub(super) async fn reach(
     recorder: &mut SharedRecorder,
     chain: &Chain,
     asked: &mut StartupStatements,
+    trace: &SessionTrace,
 ) -> Result<Reached, Refusal> {
     let gone = |_| Refusal::new(End::ClientClosed, "the client left before the target was reached", "");
     for (name, value) in &opening.startup.parameters {
@@ -118,9 +121,13 @@ pub(super) async fn reach(
         connection: connection.name.clone(),
         target: target_of(opener, opening).await?,
     };
-    let Served { agent, attached, load } = (opener.dispatcher)
+    let began = Clock::now();
+    let dispatched = (opener.dispatcher)
         .any(request, &connection.agents, opener.arbiter)
-        .await?;
+        .await;
+    Stage::Dispatch.took(began.elapsed());
+    trace.step(Stage::Dispatch.name(), began, dispatched.is_err());
+    let Served { agent, attached, load } = dispatched?;
     if agent != opening.agent {
         served_by_another(opener, id, &agent, recorder).await?;
     }
@@ -137,7 +144,11 @@ pub(super) async fn reach(
         )
     };
     attached.outbound.send(frames).map_err(|_| lost())?;
-    let ready = match tokio::time::timeout(TARGET_LOGIN_TIMEOUT, greeting(&mux)).await {
+    let began = Clock::now();
+    let greeted = tokio::time::timeout(TARGET_LOGIN_TIMEOUT, greeting(&mux)).await;
+    Stage::TargetLogin.took(began.elapsed());
+    trace.step(Stage::TargetLogin.name(), began, !matches!(greeted, Ok(Ok(_))));
+    let ready = match greeted {
         Ok(ready) => ready?,
         Err(_) => {
             let seconds = TARGET_LOGIN_TIMEOUT.as_secs();

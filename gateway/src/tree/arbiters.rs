@@ -32,6 +32,7 @@ use crate::listeners::port::Deliver;
 use crate::listeners::postgres::PostgresPort;
 use crate::opening::{Opener, SessionParent};
 use crate::sessions::Sessions;
+use crate::telemetry::Telemetry;
 
 /// Longest wait for an arbiter to answer at start.
 const ARBITER_START_TIMEOUT: Duration = Duration::from_secs(20);
@@ -64,6 +65,7 @@ pub(super) struct Shared {
     pub replicas: watch::Receiver<Vec<Uuid>>,
     pub certificates: Certificates,
     pub credentials_url: String,
+    pub telemetry: Telemetry,
     pub arbiters: usize,
 }
 
@@ -132,6 +134,7 @@ fn ports_of(shared: &Shared, arbiter: usize) -> ArbiterPorts {
         cancel_keys: shared.cancel_keys.clone(),
         freshness: shared.freshness.clone(),
         link_budget: shared.budget.clone(),
+        telemetry: shared.telemetry.clone(),
         credentials_url: shared.credentials_url.clone(),
     };
     let postgres = PostgresPort {

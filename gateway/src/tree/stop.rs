@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use actix::Addr;
+use actix_web::dev::ServerHandle;
 use anyhow::{Result, anyhow};
 use hoop_actors::handle::Handle;
 use hoop_actors::keeper::Keeper;
@@ -24,11 +25,14 @@ use crate::lease::LEASE_LOST;
 use crate::links::registry::{Carried, DrainAll, Links};
 use crate::ready;
 use crate::sessions::{Close, Count, EndSessions, Sessions, Which};
+use crate::telemetry::Telemetry;
 
 /// How often a drain looks whether sessions are left.
 const DRAIN_CHECK: Duration = Duration::from_millis(100);
 /// Longest wait for ended sessions to tell their ends.
 const LAST_WORDS_TIMEOUT: Duration = Duration::from_secs(7);
+/// Longest wait for the collector to take the last spans.
+const TRACES_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for the last evidence to be committed.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -43,6 +47,8 @@ pub(super) struct Running {
     pub sessions: Addr<Sessions>,
     pub writer: Handle<AuditWriter>,
     pub served: Served,
+    pub metrics: Option<ServerHandle>,
+    pub telemetry: Telemetry,
     pub arbiters: Vec<ArbiterHandle>,
     pub embedded: Option<Embedded>,
 }
@@ -62,6 +68,8 @@ pub(super) async fn stop(why: &'static str, running: Running) -> Result<()> {
         sessions,
         writer,
         served,
+        metrics,
+        telemetry,
         arbiters,
         embedded,
     } = running;
@@ -69,11 +77,12 @@ pub(super) async fn stop(why: &'static str, running: Running) -> Result<()> {
     let drain_deadline = Duration::from_secs(config.shutdown_deadline_s);
     Shutdown::new(trigger, drain_deadline + LAST_WORDS_TIMEOUT + FINISH_TIMEOUT)
         .phase("drain", drain_deadline, drain(drain_deadline, links, sessions.clone()))
-        .phase("api", LAST_WORDS_TIMEOUT, async move { served.handle.stop(true).await })
+        .phase("api", LAST_WORDS_TIMEOUT, async move { served.stop().await })
         .phase("sessions", LAST_WORDS_TIMEOUT, end_all(sessions))
         .phase("arbiters", LAST_WORDS_TIMEOUT, async move {
             close_arbiters(&arbiters).await
         })
+        .phase("traces", TRACES_TIMEOUT, async move { telemetry.flush().await })
         .phase("evidence", FINISH_TIMEOUT, finish(writer))
         .run()
         .await;
@@ -81,6 +90,9 @@ pub(super) async fn stop(why: &'static str, running: Running) -> Result<()> {
         warn!(%error, "cannot give this replica's place back; its lease runs out by itself");
     }
     ready::remove(&config);
+    if let Some(metrics) = metrics {
+        metrics.stop(false).await;
+    }
     keeper.stop();
     if let Some(embedded) = embedded {
         embedded.stop().await;

@@ -14,6 +14,7 @@ pub mod connections;
 pub mod credentials;
 pub mod database_url;
 pub mod embedded;
+pub mod feed;
 pub mod identities;
 mod identity_names;
 #[cfg(test)]
@@ -48,6 +49,7 @@ pub mod testing;
 mod tls;
 pub mod tokens;
 pub mod users;
+pub mod writer_log;
 
 use thiserror::Error;
 pub use tokio_postgres::error::SqlState;

@@ -142,6 +142,16 @@ impl Store {
         row.as_ref().map(SessionRow::from_row).transpose()
     }
 
+    /// Those of these sessions that there are, in no order.
+    ///
+    /// # Errors
+    /// Where the store is away.
+    pub async fn sessions_by_id(&self, ids: &[Uuid]) -> Result<Vec<SessionRow>, StoreError> {
+        let sql = format!("select {SESSION_COLUMNS} from sessions where id = any($1)");
+        let rows = self.read("finding sessions", &sql, &[(&ids, Type::UUID_ARRAY)]).await?;
+        rows.iter().map(SessionRow::from_row).collect()
+    }
+
     /// Tells every replica to end this session, and records who wanted it.
     ///
     /// # Errors

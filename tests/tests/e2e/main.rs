@@ -1,5 +1,6 @@
 //! End to end: real clients, real servers, the real binaries. Each test starts what it needs on ports of its own.
 
+mod apply;
 mod certificates;
 mod changes;
 mod checkpoints;
@@ -16,13 +17,16 @@ mod hostile_agent;
 mod import;
 mod kills;
 mod lifetimes;
+mod live;
 mod master_key;
+mod observability;
 mod proxies;
 mod psql;
 mod recording;
 mod refusals;
 mod replicas;
 mod rules;
+mod secrets;
 mod sign_in;
 mod single_sign_on;
 mod stalled;

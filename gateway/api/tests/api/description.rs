@@ -11,6 +11,7 @@ const OF_MANY: [u16; 2] = [429, 408];
 const ROUTES: &[(&str, &str, &[u16])] = &[
     ("get", "/healthz", &[200]),
     ("get", "/readyz", &[200, 503]),
+    ("get", "/metrics", &[200, 401, 403, 500, 503]),
     ("get", "/api/ca.pem", &[200, 500, 503]),
     ("get", "/api/openapi.json", &[200, 500, 503]),
     ("get", "/api/docs", &[200, 500, 503]),
@@ -238,6 +239,9 @@ const ROUTES: &[(&str, &str, &[u16])] = &[
     ("get", "/api/sessions/{id}", &[200, 401, 403, 404, 500, 503]),
     ("get", "/api/sessions/{id}/events", &[200, 401, 403, 404, 422, 500, 503]),
     ("post", "/api/sessions/{id}/kill", &[202, 401, 403, 404, 409, 500, 503]),
+    ("get", "/api/events", &[200, 401, 403, 422, 429, 500, 503]),
+    ("get", "/api/audit", &[200, 401, 403, 422, 500, 503]),
+    ("get", "/api/audit/export", &[200, 401, 403, 422, 500, 503]),
 ];
 
 #[actix_web::test]
@@ -311,6 +315,27 @@ async fn the_description_refers_only_to_what_it_holds_and_names_operations_once(
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), all);
+}
+
+#[actix_web::test]
+async fn figures_are_for_readers_and_every_answer_is_counted_by_its_route() {
+    let rig = rig().await;
+    let text = rig.get("/metrics", &rig.auditor).await;
+    assert_eq!((text.status, text.text.as_str()), (200, "hoop_sessions_live 0\n"));
+    assert_eq!(text.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(rig.get("/metrics", &rig.member).await.status, 403);
+    assert_eq!(rig.get("/metrics", "").await.status, 401);
+    rig.get("/api/users/ada", &rig.admin).await;
+    rig.get("/api/users/nobody", &rig.admin).await.problem(404);
+    rig.get("/api/users/ada", "").await.problem(401);
+    assert_eq!(
+        *rig.fake.answered.lock().unwrap(),
+        [
+            "GET /api/users/{username} 200",
+            "GET /api/users/{username} 404",
+            "GET /api/users/{username} 401"
+        ]
+    );
 }
 
 #[actix_web::test]

@@ -164,6 +164,10 @@ const MATRIX: &[(&str, &str, To)] = &[
     ("get", "/api/sessions/{id}", To::Readers),
     ("get", "/api/sessions/{id}/events", To::Auditors),
     ("post", "/api/sessions/{id}/kill", To::Admins),
+    ("get", "/metrics", To::Auditors),
+    ("get", "/api/events", To::Readers),
+    ("get", "/api/audit", To::Auditors),
+    ("get", "/api/audit/export", To::Auditors),
 ];
 
 impl<S: Api> Rig<S> {

@@ -14,7 +14,7 @@ use futures_util::future::{BoxFuture, ready};
 use hoop_access::{Circumstances, Mode};
 use hoop_api::AppState;
 use hoop_api::connection_test::{AgentTest, ConnectionToTest, TestTimes};
-use hoop_api::control::{Check, Control, ControlError, Readiness};
+use hoop_api::control::{Answered, Check, Control, ControlError, Readiness};
 use hoop_api::rate::Rates;
 use hoop_proto::evidence::Event;
 use hoop_store::Store;
@@ -34,6 +34,8 @@ pub struct Fake {
     pub killed: Mutex<Vec<(Uuid, String)>>,
     pub events: Mutex<Vec<Event>>,
     pub not_ready: AtomicBool,
+    /// Method, route and status of each answer.
+    pub answered: Mutex<Vec<String>>,
 }
 
 impl Control for Fake {
@@ -68,6 +70,16 @@ impl Control for Fake {
 
     fn agents_online(&self) -> BoxFuture<'_, Result<Vec<String>, ControlError>> {
         Box::pin(ready(Ok(vec!["default".into()])))
+    }
+
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        Box::pin(ready("hoop_sessions_live 0\n".into()))
+    }
+
+    fn answered(&self, answered: &Answered<'_>) {
+        let route = answered.route.unwrap_or("none");
+        let line = format!("{} {route} {}", answered.method, answered.status);
+        self.answered.lock().unwrap().push(line);
     }
 
     fn ready(&self) -> BoxFuture<'_, Readiness> {
@@ -196,7 +208,12 @@ impl<S: Api> Rig<S> {
         let request = request.peer_addr("192.0.2.7:40000".parse().unwrap()).to_request();
         let response = test::call_service(&self.app, request).await;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let text = String::from_utf8(test::read_body(response).await.to_vec()).unwrap();
+        // a stream of events has no end
+        let endless = (headers.get("content-type")).is_some_and(|kind| kind == "text/event-stream");
+        let text = match endless {
+            true => String::new(),
+            false => String::from_utf8(test::read_body(response).await.to_vec()).unwrap(),
+        };
         self.answered.lock().unwrap().push_str(&text);
         Answer { status, headers, text }
     }

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::{CHECKPOINT_INTERVAL_MS, Due, Engine, GROUP_TIMEOUT_MS, Retry, discard};
 use crate::EvidenceError;
 use crate::group::{EndedRow, Failure, Group};
+use crate::metrics::{STORE_COMMIT, STORE_COMMIT_FAILURES};
 use crate::session::{Session, as_i64, text};
 use crate::tail::Source;
 
@@ -122,13 +123,18 @@ impl Engine {
         let mut retry = Retry::new();
         loop {
             let client = self.connected().await;
+            let began = Instant::now();
             let sent = timeout(Duration::from_millis(GROUP_TIMEOUT_MS), group.commit(client, writer)).await;
             let why = match sent {
-                Ok(Ok(())) => return Ok(()),
+                Ok(Ok(())) => {
+                    STORE_COMMIT.observe(began.elapsed());
+                    return Ok(());
+                }
                 Ok(Err(Failure::Contradicted(why))) => return Err(EvidenceError::Contradicted(why)),
                 Ok(Err(Failure::Away(why))) => why,
                 Err(_) => format!("no answer within {GROUP_TIMEOUT_MS} ms"),
             };
+            STORE_COMMIT_FAILURES.inc();
             self.lost(why);
             retry.pause().await;
         }

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "a command-line tool")]
 
 mod cases;
+mod control;
 mod lanes;
 mod memory;
 mod report;
@@ -40,6 +41,9 @@ struct Arguments {
     /// Where the JSON goes.
     #[arg(long)]
     out: Option<PathBuf>,
+    /// Measures decisions and lists instead, with 50,000 users, 5,000 connections and 5,000 rules.
+    #[arg(long)]
+    control: bool,
     /// Names the cases and ends.
     #[arg(long)]
     list: bool,
@@ -54,6 +58,9 @@ fn main() -> Result<()> {
         return Ok(());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if arguments.control {
+        return runtime.block_on(control::measure(arguments.out.as_deref()));
+    }
     runtime.block_on(measure(&arguments))
 }
 

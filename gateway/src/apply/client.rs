@@ -1,0 +1,151 @@
+//! The gateway's API as apply uses it: JSON, a bearer token, versions as entity tags.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use reqwest::header::{ETAG, HeaderMap, HeaderValue, IF_MATCH};
+use reqwest::{Certificate, Method, StatusCode};
+use serde_json::{Map, Value};
+use zeroize::Zeroizing;
+
+use super::declaration::Kind;
+
+/// Longest time of one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Items of a page, at most what the API gives.
+const PAGE_ITEMS: u32 = 200;
+/// Longest text of a refusal that is no problem document.
+const REFUSAL_MAX_CHARS: usize = 200;
+
+/// A resource as the gateway has it.
+pub struct Found {
+    pub view: Map<String, Value>,
+    /// For `If-Match`; a resource without versions has none.
+    pub tag: Option<String>,
+}
+
+pub struct Client {
+    http: reqwest::Client,
+    base: String,
+    token: Zeroizing<String>,
+}
+
+impl Client {
+    /// `ca_file` holds certificates that are trusted besides the system's.
+    ///
+    /// # Errors
+    /// Where the server's URL, the token or the file cannot be used.
+    pub fn new(server: &str, token: Zeroizing<String>, ca_file: Option<&Path>) -> Result<Self> {
+        let url = url::Url::parse(server).with_context(|| format!("--server {server}"))?;
+        if !matches!(url.scheme(), "https" | "http") {
+            bail!("--server {server}: must begin with https:// (or http://)");
+        }
+        HeaderValue::from_str(&token).map_err(|_| anyhow!("the token holds a character that no token has"))?;
+        let mut builder = reqwest::Client::builder()
+            .timeout(REQUEST_TIMEOUT)
+            .redirect(reqwest::redirect::Policy::none());
+        if let Some(file) = ca_file {
+            let pem = fs::read(file).with_context(|| file.display().to_string())?;
+            for certificate in Certificate::from_pem_bundle(&pem).with_context(|| file.display().to_string())? {
+                builder = builder.add_root_certificate(certificate);
+            }
+        }
+        Ok(Self {
+            http: builder.build().context("cannot make an HTTP client")?,
+            base: server.trim_end_matches('/').to_owned(),
+            token,
+        })
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        tag: Option<&str>,
+        body: Option<&Map<String, Value>>,
+    ) -> Result<(StatusCode, HeaderMap, Value)> {
+        let what = format!("{method} {path}");
+        let mut request = self
+            .http
+            .request(method, format!("{}{path}", self.base))
+            .bearer_auth(self.token.as_str());
+        if let Some(tag) = tag {
+            request = request.header(IF_MATCH, tag);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.with_context(|| what.clone())?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let text = answer.text().await.with_context(|| what.clone())?;
+        let json = serde_json::from_str(&text).unwrap_or(Value::Null);
+        if status.is_success() || status == StatusCode::NOT_FOUND {
+            return Ok((status, headers, json));
+        }
+        let detail = json
+            .get("detail")
+            .and_then(Value::as_str)
+            .map_or_else(|| text.chars().take(REFUSAL_MAX_CHARS).collect(), ToOwned::to_owned);
+        bail!("{what}: {status}: {detail}")
+    }
+
+    /// `None` where there is none of this name.
+    pub async fn find(&self, kind: Kind, name: &str) -> Result<Option<Found>> {
+        let (status, headers, json) = self.send(Method::GET, &path(kind, name), None, None).await?;
+        let tag = headers
+            .get(ETAG)
+            .and_then(|tag| tag.to_str().ok())
+            .map(ToOwned::to_owned);
+        match json {
+            Value::Object(view) if status.is_success() => Ok(Some(Found { view, tag })),
+            _ => Ok(None),
+        }
+    }
+
+    /// Names of all agents, which have no more to them.
+    pub async fn agents(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        let mut next = String::new();
+        loop {
+            let page = format!("{}?limit={PAGE_ITEMS}{next}", Kind::Agent.path());
+            let (_, _, json) = self.send(Method::GET, &page, None, None).await?;
+            let items = json
+                .get("items")
+                .and_then(Value::as_array)
+                .context("the agents' list is no list")?;
+            let name = |item: &Value| item.get("name").and_then(Value::as_str).map(ToOwned::to_owned);
+            names.extend(items.iter().filter_map(name));
+            match json.get("next").and_then(Value::as_str) {
+                Some(cursor) => next = format!("&cursor={}", encoded(cursor)),
+                None => return Ok(names),
+            }
+        }
+    }
+
+    /// Answers what the gateway answered.
+    pub async fn create(&self, kind: Kind, body: &Map<String, Value>) -> Result<Value> {
+        let (status, _, json) = self.send(Method::POST, kind.path(), None, Some(body)).await?;
+        if !status.is_success() {
+            bail!("POST {}: {status}: is --server the gateway's API?", kind.path());
+        }
+        Ok(json)
+    }
+
+    pub async fn replace(&self, kind: Kind, name: &str, tag: Option<&str>, body: &Map<String, Value>) -> Result<()> {
+        let (status, ..) = self.send(Method::PUT, &path(kind, name), tag, Some(body)).await?;
+        if !status.is_success() {
+            bail!("{kind} {name} is no more; run apply again");
+        }
+        Ok(())
+    }
+}
+
+fn path(kind: Kind, name: &str) -> String {
+    format!("{}/{}", kind.path(), encoded(name))
+}
+
+fn encoded(text: &str) -> String {
+    url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
