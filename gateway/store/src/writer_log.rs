@@ -285,7 +285,7 @@ mod tests {
         add(&store, two, 1, 20, "rule.create", &by("eve", "sre")).await;
         add(&store, one, 3, 30, "user.update", &by("eve", "ada")).await;
         let all = LogFilter::default();
-        let list = async |filter: &LogFilter, oldest| store.list_log(filter, oldest, None, 50).await.unwrap();
+        let list = async |filter: &LogFilter, oldest| store.list_log(filter, oldest, None, 50).await.unwrap().rows;
         assert_eq!(seqs(&list(&all, true).await), [(20, 2), (20, 1), (30, 3)]);
         assert_eq!(seqs(&list(&all, false).await), [(30, 3), (20, 1), (20, 2)]);
         let check = async |filter: LogFilter, expected: &[i64]| {
@@ -334,12 +334,12 @@ mod tests {
         for oldest_first in [true, false] {
             let (mut seen, mut after) = (Vec::new(), None);
             loop {
-                let mut page = store.list_log(&filter, oldest_first, after, 5).await.unwrap();
-                let more = page.len() > 5;
-                page.truncate(5);
-                after = page.last().map(LogRecord::place);
-                seen.extend(page.iter().map(|r| (r.writer, r.seq)));
-                if !more {
+                let page = store.list_log(&filter, oldest_first, after, 5).await.unwrap();
+                assert!(page.rows.len() <= 5);
+                after = page.rows.last().map(LogRecord::place);
+                seen.extend(page.rows.iter().map(|r| (r.writer, r.seq)));
+                assert_eq!(page.next, after.map(|last| last.position()).filter(|_| seen.len() < 12));
+                if page.next.is_none() {
                     break;
                 }
             }
@@ -374,12 +374,16 @@ mod tests {
         for (seq, payload) in (1..).zip(&payloads) {
             add(&store, writer, seq, seq, "login.failed", payload).await;
         }
-        let all = store.list_log(&LogFilter::default(), true, None, 50).await.unwrap();
+        let all = store
+            .list_log(&LogFilter::default(), true, None, 50)
+            .await
+            .unwrap()
+            .rows;
         assert_eq!(all.len(), payloads.len());
         let filter = LogFilter {
             subject: Some("ä".repeat(LOG_MEMBER_MAX_CHARS)),
             ..LogFilter::default()
         };
-        assert_eq!(store.list_log(&filter, true, None, 50).await.unwrap().len(), 1);
+        assert_eq!(store.list_log(&filter, true, None, 50).await.unwrap().rows.len(), 1);
     }
 }
