@@ -32,7 +32,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("hoop-agent", &["hoop-proto", "hoop-actors"]),
     ("hoop-client", &[]),
-    ("hoop-tests", &["hoop-proto", "hoop-actors"]),
+    ("hoop-tests", &["hoop-proto", "hoop-actors", "hoop-access"]),
 ];
 
 /// What a crate below must never see: sockets, clocks and frameworks have no place in a codec, SQL and HTTP none in the

@@ -160,9 +160,14 @@ pub async fn start(
     }
 }
 
+fn changed_meanwhile() -> Problem {
+    Problem::unauthorized("The account was changed meanwhile. Sign in again.")
+}
+
 async fn start_token(state: &AppState, user: &User) -> Result<Started, Problem> {
     let life = Duration::from_secs(LOGIN_TTL_S);
-    let issued = state.store.issue_token(user.id, life).await?;
+    let issued = state.store.issue_token(user, life).await?;
+    let issued = issued.ok_or_else(changed_meanwhile)?;
     Ok(Started {
         signed_in: SignedIn {
             token: Some(issued.token.to_string()),
@@ -195,7 +200,7 @@ async fn start_browser(
         replaces: replaces.as_ref().map(|cookie| cookie.as_str()),
     };
     let begun = state.store.begin_browser_session(new).await?;
-    let begun = begun.ok_or_else(|| Problem::unauthorized("The account was changed meanwhile. Sign in again."))?;
+    let begun = begun.ok_or_else(changed_meanwhile)?;
     Ok(Started {
         signed_in: SignedIn {
             token: None,

@@ -48,6 +48,12 @@ impl Records {
     }
 }
 
+/// A token for the user as it is now.
+async fn token_of(store: &Store, user: &User) -> zeroize::Zeroizing<String> {
+    let present = store.users_by_id(&[user.id]).await.unwrap().remove(0);
+    store.issue_token(&present, CLAIM).await.unwrap().unwrap().token
+}
+
 async fn signed_in(store: &Store, vouched: &Vouched) -> User {
     match store.recognise(vouched, &TERMS, &Unrecorded).await.unwrap() {
         Recognised::Known(user) | Recognised::Created(user) => user,
@@ -212,7 +218,7 @@ async fn groups_are_what_the_providers_say_together_and_go_with_the_link() {
         ["sre"],
         "not a word is not none"
     );
-    let token = store.issue_token(user.id, CLAIM).await.unwrap().token;
+    let token = token_of(&store, &user).await;
     let taken = store
         .link_identity("alice", "other", "x", &Unrecorded)
         .await
@@ -281,7 +287,7 @@ async fn a_refresh_token_is_used_by_one_replica_at_a_time_and_only_for_who_is_si
         .await
         .unwrap();
     assert!(claim(&store).await.is_empty(), "not signed in anywhere");
-    store.issue_token(user.id, CLAIM).await.unwrap();
+    token_of(&store, &user).await;
     assert!(
         store
             .claim_refreshes(&["other".into()], 10, CLAIM)
@@ -330,7 +336,7 @@ async fn a_claim_that_was_left_behind_is_taken_over() {
         return;
     };
     let user = signed_in(&store, &alice(None)).await;
-    store.issue_token(user.id, CLAIM).await.unwrap();
+    token_of(&store, &user).await;
     store
         .keep_refresh_token("corp", "u-1", Some("token"), Duration::ZERO)
         .await
@@ -361,7 +367,7 @@ async fn a_sign_in_that_the_provider_ended_takes_groups_role_and_tokens_along() 
         .recognise(&alice(Some(&["ops"])), &admin, &Unrecorded)
         .await
         .unwrap();
-    let token = store.issue_token(user.id, CLAIM).await.unwrap().token;
+    let token = token_of(&store, &user).await;
     store
         .keep_refresh_token("corp", "u-1", Some("token"), Duration::ZERO)
         .await
@@ -376,7 +382,7 @@ async fn a_sign_in_that_the_provider_ended_takes_groups_role_and_tokens_along() 
     assert_eq!((ended.groups.as_slice(), ended.role), (&[] as &[String], Role::Member));
     assert_eq!(records.kinds(), ["identity.ended"]);
     assert!(store.token_user(&token).await.unwrap().is_none());
-    store.issue_token(user.id, CLAIM).await.unwrap();
+    token_of(&store, &user).await;
     assert!(claim(&store).await.is_empty(), "nothing is left to ask with");
 }
 

@@ -70,7 +70,7 @@ async fn a_token_ends_by_time_by_revocation_and_with_its_user() {
         return;
     };
     let ada = person(&store, "ada", Role::Member).await;
-    let issue = || store.issue_token(ada.id, Duration::from_secs(60));
+    let issue = async || store.issue_token(&ada, Duration::from_secs(60)).await.unwrap();
     let (first, second) = (issue().await.unwrap(), issue().await.unwrap());
     assert_eq!(store.token_user(&first.token).await.unwrap().unwrap().id, ada.id);
     store.revoke_token(&first.token).await.unwrap();
@@ -81,6 +81,12 @@ async fn a_token_ends_by_time_by_revocation_and_with_its_user() {
     let third = issue().await.unwrap();
     sql(&store, "update users set active = false").await;
     assert_eq!(store.token_user(&third.token).await.unwrap(), None);
+    assert!(issue().await.is_none(), "of somebody who may not sign in");
+    sql(&store, "update users set active = true, version = version + 1").await;
+    assert!(
+        issue().await.is_none(),
+        "of somebody who was changed since the password was proved"
+    );
 }
 
 #[tokio::test]

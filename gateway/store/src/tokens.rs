@@ -7,7 +7,6 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use tokio_postgres::types::Type;
-use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::change::get;
@@ -36,11 +35,12 @@ pub(crate) fn kept(token: &str) -> Vec<u8> {
 }
 
 impl Store {
-    /// A token for this user, valid for `ttl` by the store's clock. Clears away expired ones.
+    /// A token for this user, valid for `ttl` by the store's clock. `None` where the user was changed, deactivated or
+    /// deleted since `user` was read. Clears away expired ones.
     ///
     /// # Errors
     /// Where the store is away.
-    pub async fn issue_token(&self, user: Uuid, ttl: Duration) -> Result<IssuedToken, StoreError> {
+    pub async fn issue_token(&self, user: &User, ttl: Duration) -> Result<Option<IssuedToken>, StoreError> {
         let mut random = Zeroizing::new(random::bytes::<TOKEN_BYTES>()?);
         let token = Zeroizing::new(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(random.as_ref())));
         random.fill(0);
@@ -49,21 +49,25 @@ impl Store {
         let row = self
             .read_opt(
                 "issuing a token",
-                "with expired as (delete from api_tokens where expires_at < now()) \
+                // the lock on the user makes a change of the password, which ends all tokens, come before or after this
+                "with owner as (select u.id from users u where u.id = $2 and u.version = $4 and u.active \
+                                and u.deleted_at is null for share), \
+                 expired as (delete from api_tokens where expires_at < now()) \
                  insert into api_tokens (sha256, user_id, expires_at) \
-                 values ($1, $2, now() + $3 * interval '1 second') returning expires_at",
+                 select $1, owner.id, now() + $3 * interval '1 second' from owner returning expires_at",
                 &[
                     (&sha256.as_ref(), Type::BYTEA),
-                    (&user, Type::UUID),
+                    (&user.id, Type::UUID),
                     (&seconds, Type::INT8),
+                    (&user.version, Type::INT8),
                 ],
             )
             .await?;
-        let row = row.ok_or_else(|| StoreError::Setup("the store kept no token".into()))?;
-        Ok(IssuedToken {
-            token,
-            expires_at: get(&row, "expires_at")?,
+        row.map(|row| {
+            let expires_at = get(&row, "expires_at")?;
+            Ok(IssuedToken { token, expires_at })
         })
+        .transpose()
     }
 
     /// The active user whose valid token this is. The look-up is by the token's hash, so its time tells nothing.

@@ -183,7 +183,14 @@ impl<S: Api> Rig<S> {
         assert_eq!(self.post("/api/users", &self.admin, body).await.status, 201);
         let user = self.store.find_user(name).await.unwrap().unwrap();
         let hour = std::time::Duration::from_secs(3600);
-        let signed_in = self.store.issue_token(user.id, hour).await.unwrap().token.to_string();
+        let signed_in = self
+            .store
+            .issue_token(&user, hour)
+            .await
+            .unwrap()
+            .unwrap()
+            .token
+            .to_string();
         self.token(&signed_in, json!({"name": "t", "scopes": scopes})).await
     }
 

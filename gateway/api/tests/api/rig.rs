@@ -178,8 +178,9 @@ pub async fn rig_with(rates: Rates) -> Rig<impl Api> {
     for (name, role) in [("root", Role::Admin), ("watch", Role::Auditor), ("ada", Role::Member)] {
         let user = store.create_user(name, PASSWORD, role, "", &Unrecorded).await.unwrap();
         let issued = store
-            .issue_token(user.id, std::time::Duration::from_secs(600))
+            .issue_token(&user, std::time::Duration::from_secs(600))
             .await
+            .unwrap()
             .unwrap();
         tokens.push(issued.token.to_string());
     }

@@ -106,8 +106,9 @@ async fn a_token_ends_by_time_by_revocation_and_with_its_owner() {
     let user = rig.store.find_user("ada").await.unwrap().unwrap();
     let again = rig
         .store
-        .issue_token(user.id, std::time::Duration::from_secs(60))
+        .issue_token(&user, std::time::Duration::from_secs(60))
         .await
+        .unwrap()
         .unwrap();
     rig.call(Method::DELETE, &path, &again.token, None).await.problem(404);
     rig.get(&path, &again.token).await.problem(404);
