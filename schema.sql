@@ -422,7 +422,7 @@ create table ssh_keys (
 );
 create index ssh_keys_user on ssh_keys (user_id);
 
--- section 9: reading the administrative record; declared resources
+-- section 9: reading the administrative record
 
 -- One member of a log record, or null where there is none. It must not fail: what fails here would keep the audit writer
 -- from committing.
