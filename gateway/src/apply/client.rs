@@ -32,6 +32,22 @@ pub struct Client {
     token: Zeroizing<String>,
 }
 
+/// The token must not go over a wire in clear.
+fn check_server(url: &url::Url) -> Result<()> {
+    let own_machine = match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    match url.scheme() {
+        "https" => Ok(()),
+        "http" if own_machine => Ok(()),
+        "http" => bail!("--server: http would carry the token in clear to another machine; use https"),
+        _ => bail!("--server: must begin with https://"),
+    }
+}
+
 impl Client {
     /// `ca_file` holds certificates that are trusted besides the system's.
     ///
@@ -39,9 +55,7 @@ impl Client {
     /// Where the server's URL, the token or the file cannot be used.
     pub fn new(server: &str, token: Zeroizing<String>, ca_file: Option<&Path>) -> Result<Self> {
         let url = url::Url::parse(server).with_context(|| format!("--server {server}"))?;
-        if !matches!(url.scheme(), "https" | "http") {
-            bail!("--server {server}: must begin with https:// (or http://)");
-        }
+        check_server(&url)?;
         HeaderValue::from_str(&token).map_err(|_| anyhow!("the token holds a character that no token has"))?;
         let mut builder = reqwest::Client::builder()
             .timeout(REQUEST_TIMEOUT)
@@ -148,4 +162,30 @@ fn path(kind: Kind, name: &str) -> String {
 
 fn encoded(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_server;
+
+    #[test]
+    fn a_token_goes_in_clear_to_the_own_machine_alone() {
+        let taken = |text: &str| check_server(&url::Url::parse(text).unwrap()).is_ok();
+        for good in [
+            "https://hoop.test:8009",
+            "http://127.0.0.1:8009",
+            "http://[::1]:8009",
+            "http://localhost:8009",
+        ] {
+            assert!(taken(good), "{good}");
+        }
+        for bad in [
+            "http://hoop.test:8009",
+            "http://localhost.hoop.test",
+            "http://10.0.0.1",
+            "ftp://127.0.0.1",
+        ] {
+            assert!(!taken(bad), "{bad}");
+        }
+    }
 }
