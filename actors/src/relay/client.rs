@@ -70,6 +70,16 @@ impl<C: AsyncRead + AsyncWrite + Unpin> ClientSide<C> {
         if self.ended { Poll::Ready(()) } else { Poll::Pending }
     }
 
+    /// Reads what the client still says, to no end. Ready when it has left.
+    pub(super) fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.ahead.clear();
+        while !self.ended {
+            let read = ready!(scratch::poll_read(&mut self.io, cx));
+            self.ended = read.map_or(true, |bytes| bytes.is_empty());
+        }
+        Poll::Ready(())
+    }
+
     pub(super) fn push(&mut self, bytes: Bytes) {
         if !bytes.is_empty() {
             self.out.push_back(bytes);

@@ -45,6 +45,10 @@ use crate::stage::Chain;
 pub const HALF_CLOSE_LINGER: Duration = Duration::from_secs(5);
 /// A client gets so long to take the last message.
 pub const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
+/// Of that, so long its connection stays open once the last message is written, if it does not close itself: libpq drops
+/// what it has read and not yet looked at when it finds the end right behind it, and closing on unread bytes would have
+/// the client's system drop them.
+pub const FAREWELL_REST: Duration = Duration::from_millis(250);
 /// Bytes moved in one poll before other sessions get their turn.
 const POLL_BYTES: usize = 512 * 1024;
 /// Bytes moved in one poll before the clock is looked at: what bytes cost depends on what is in them, and rows of a few
@@ -210,16 +214,18 @@ where
         _ => false,
     };
     mux.close(if orderly { None } else { Some(&refusal) });
-    if told {
-        let farewell = relay.dialogue.borrow().farewell(&refusal);
-        relay.client.borrow_mut().push(farewell);
-    }
-    let last = poll_fn(|cx| relay.client.borrow_mut().poll_shutdown(cx));
+    // Before the client is told: its patience is not the record's.
+    let refusal = relay.close_record(refusal);
+    let farewell = told.then(|| relay.dialogue.borrow().farewell(&refusal));
     if refusal.end != End::ClientClosed || relay.client_ended.get() {
         // A client that takes nothing, or is gone, does not hold up the end.
-        let _ = tokio::time::timeout(FAREWELL_LIMIT, last).await;
+        let _ = tokio::time::timeout(FAREWELL_LIMIT, relay.part(farewell.unwrap_or_default())).await;
     }
-    relay.close_record(&refusal)
+    RelayEnd {
+        refusal,
+        counts: relay.counters.counts(),
+        recorder: relay.ledger.into_inner().into_recorder(),
+    }
 }
 
 impl<C, D, R> Relay<C, D, R>
@@ -293,6 +299,18 @@ where
         .await
     }
 
+    /// Says the last word, if there is one, leaves the client time to read it, and closes.
+    async fn part(&self, farewell: Bytes) -> std::io::Result<()> {
+        let client = &self.client;
+        if !farewell.is_empty() {
+            client.borrow_mut().push(farewell);
+            poll_fn(|cx| client.borrow_mut().poll_flush(cx)).await?;
+            let gone = poll_fn(|cx| client.borrow_mut().poll_discard(cx));
+            let _ = tokio::time::timeout(FAREWELL_REST, gone).await;
+        }
+        poll_fn(|cx| client.borrow_mut().poll_shutdown(cx)).await
+    }
+
     /// What was told to the session from outside: kills, notes for the record, the peer's control frames.
     fn told(&self, drive: &Drive, cx: &mut Context<'_>) -> Option<Refusal> {
         let mut control = self.control.borrow_mut();
@@ -320,18 +338,9 @@ where
     }
 
     /// Appends what became of statements that were not answered. The record's own failure is the stronger reason.
-    fn close_record(self, refusal: &Refusal) -> RelayEnd<R> {
-        let mut ledger = self.ledger.into_inner();
-        let mut refusal = refusal.clone();
-        let unanswered = self.dialogue.into_inner().unanswered();
-        if let Err(failed) = ledger.close(&unanswered) {
-            refusal = failed;
-        }
-        RelayEnd {
-            refusal,
-            counts: self.counters.counts(),
-            recorder: ledger.into_recorder(),
-        }
+    fn close_record(&self, refusal: Refusal) -> Refusal {
+        let unanswered = self.dialogue.borrow_mut().unanswered();
+        self.ledger.borrow_mut().close(&unanswered).err().unwrap_or(refusal)
     }
 }
 

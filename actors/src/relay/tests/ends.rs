@@ -321,3 +321,30 @@ async fn results_beyond_the_limit_are_not_forwarded_and_the_client_is_told() {
     })
     .await;
 }
+
+/// libpq loses a last message that has the end right behind it, and a system that closes on unread bytes resets.
+#[tokio::test(start_paused = true)]
+async fn the_connection_stays_open_behind_the_last_message_until_the_client_leaves_or_its_rest_is_over() {
+    for leaves in [false, true] {
+        local(async move {
+            let mut rig = start(Setup::default());
+            rig.says("one\n").await;
+            rig.target_gets().await;
+            rig.control.kill(Order {
+                refusal: Refusal::new(End::Killed, "ended", ""),
+                by: "ada".into(),
+            });
+            let before = Instant::now();
+            assert!(rig.client_gets().await.starts_with("farewell: ended"));
+            rig.says("a line that nobody waits for\n").await;
+            if leaves {
+                rig.client.shutdown().await.unwrap();
+            }
+            assert_eq!(rig.client_gets().await, "");
+            let rest = if leaves { Duration::ZERO } else { FAREWELL_REST };
+            assert_eq!(before.elapsed(), rest);
+            assert_eq!(rig.end().await.0.end, End::Killed);
+        })
+        .await;
+    }
+}
