@@ -236,7 +236,7 @@ impl ChannelReader {
         }
     }
 
-    /// Tells that the far socket took `bytes` of what was received; grants them again, in batches of half a window.
+    /// Tells that the far socket took `bytes` of what was received; grants them again, in batches.
     pub fn consumed(&mut self, bytes: usize) {
         let mut core = self.mux.core().borrow_mut();
         let Some(channel) = core.channel(self.id) else { return };

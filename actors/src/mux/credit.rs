@@ -17,6 +17,9 @@ pub const INITIAL_WINDOW_FRAMES: u64 = 1024;
 pub const MAX_WINDOW_BYTES: u64 = 16 * 1024 * 1024;
 /// What a window is doubled to at most, in frames.
 pub const MAX_WINDOW_FRAMES: u64 = 16 * 1024;
+/// Grants are of half an initial window, or of such a part of a grown one: what is consumed and not yet granted is kept
+/// from the sender, so half of a window would be of no use over a long way.
+const GRANT_PART: u64 = 8;
 /// The largest payload of one Data frame, in bytes.
 pub const MAX_FRAME_BYTES: usize = 256 * 1024;
 /// A grown window that has not limited its sender for so long is halved, and its bytes go back to the budget.
@@ -83,11 +86,14 @@ pub(crate) struct ReceiveCredit {
     frames: Account,
     /// The sender waits for credit, as far as is known.
     wanted: bool,
+    /// The window no longer limits: grants wait until half of it can be taken away.
+    shrinking: bool,
     reservation: Reservation,
 }
 
 #[derive(Debug)]
 struct Account {
+    initial: u64,
     window: u64,
     /// What the sender may still send.
     allowed: u64,
@@ -102,6 +108,7 @@ struct Account {
 impl Account {
     fn new(window: u64) -> Self {
         Self {
+            initial: window,
             window,
             allowed: window,
             queued: 0,
@@ -132,6 +139,10 @@ impl Account {
     }
 
     fn due(&self) -> bool {
+        self.unreported >= (self.window / GRANT_PART).max(self.initial / 2)
+    }
+
+    fn half_unreported(&self) -> bool {
         self.unreported >= self.window / 2
     }
 
@@ -151,10 +162,10 @@ impl Account {
         u32::try_from(more).unwrap_or(u32::MAX)
     }
 
-    /// Halves the window down to `min` by keeping back what was to be granted. Answers what was taken away.
-    fn halve(&mut self, min: u64) -> u64 {
+    /// Halves the window, down to the initial one, by keeping back what was to be granted. Answers what was taken away.
+    fn halve(&mut self) -> u64 {
         let less = (self.window / 2)
-            .min(self.window.saturating_sub(min))
+            .min(self.window.saturating_sub(self.initial))
             .min(self.unreported);
         self.window -= less;
         self.unreported -= less;
@@ -168,6 +179,7 @@ impl ReceiveCredit {
             bytes: Account::new(INITIAL_WINDOW_BYTES),
             frames: Account::new(INITIAL_WINDOW_FRAMES),
             wanted: false,
+            shrinking: false,
             reservation: budget.reservation(),
         }
     }
@@ -202,10 +214,15 @@ impl ReceiveCredit {
         if !self.bytes.due() && !self.frames.due() {
             return None;
         }
-        if self.bytes.window > INITIAL_WINDOW_BYTES && self.bytes.due() && decay() {
-            let less = self.bytes.halve(INITIAL_WINDOW_BYTES);
+        if self.bytes.window > INITIAL_WINDOW_BYTES && self.bytes.due() && (self.shrinking || decay()) {
+            self.shrinking = true;
+            if !self.bytes.half_unreported() && !self.frames.half_unreported() {
+                return None;
+            }
+            self.shrinking = false;
+            let less = self.bytes.halve();
             self.reservation.shrink(less);
-            self.frames.halve(INITIAL_WINDOW_FRAMES);
+            self.frames.halve();
         }
         let grant = Grant {
             bytes: self.bytes.report(),
@@ -227,6 +244,7 @@ impl ReceiveCredit {
             return None;
         }
         self.wanted = false;
+        self.shrinking = false;
         let more = self
             .bytes
             .window
@@ -349,10 +367,16 @@ mod tests {
         fn a_consumer_that_goes_on_never_leaves_its_sender_without_credit(
             sizes in prop::collection::vec(1usize..70_000, 1..200),
             portion in 1usize..50_000,
+            doublings in 0usize..7,
+            decay: bool,
         ) {
-            let budget = ByteBudget::new(0);
+            let budget = ByteBudget::default();
             let mut receiver = ReceiveCredit::new(&budget);
             let mut sender = SendCredit::new();
+            for _ in 0..doublings {
+                receiver.want();
+                sender.grant(receiver.starved(|_| true).unwrap());
+            }
             for mut want in sizes.into_iter().cycle().take(3_000) {
                 while want > 0 {
                     let n = sender.offer(want);
@@ -364,7 +388,7 @@ mod tests {
                     let mut left = n;
                     while left > 0 {
                         let now = left.min(portion);
-                        if let Some(grant) = receiver.consume(now, || false) {
+                        if let Some(grant) = receiver.consume(now, || decay) {
                             sender.grant(grant);
                         }
                         left -= now;
