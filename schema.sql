@@ -442,3 +442,8 @@ create index writer_log_person on writer_log (writer_log_member(payload, '{by,us
     where strpos(kind, '.') > 0;
 create index writer_log_subject on writer_log (writer_log_member(payload, '{subject}'), at_us, writer, seq)
     where strpos(kind, '.') > 0;
+
+-- section 10: what a command line's sign-in was approved with
+
+-- Of the user when the person said yes: where it is another by then, there is no token.
+alter table cli_sign_ins add column user_version bigint;

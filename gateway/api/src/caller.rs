@@ -49,7 +49,30 @@ pub struct Caller {
     state: web::Data<AppState>,
 }
 
+/// Whether a request is the person's doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doing {
+    /// It is, and keeps a browser session from being idle.
+    Use,
+    /// It is a look at who a stream that goes on is for: no use of anything, and no request more.
+    Look,
+}
+
 impl Caller {
+    /// Who asks, as it would be told if the request came now, without its counting as another one.
+    ///
+    /// # Errors
+    /// As for a request: who asks is not signed in any more, or the token may not do this.
+    pub async fn again(&self, request: &HttpRequest) -> Result<Self, Problem> {
+        let (user, means) = authenticate(request, &self.state, Doing::Look).await?;
+        Ok(Self {
+            user,
+            means,
+            address: self.address,
+            state: self.state.clone(),
+        })
+    }
+
     pub fn state(&self) -> &AppState {
         &self.state
     }
@@ -138,7 +161,7 @@ impl FromRequest for Caller {
         Box::pin(async move {
             let state = request.app_data::<web::Data<AppState>>().cloned();
             let state = state.ok_or_else(|| Problem::unavailable("The API is not set up."))?;
-            let (user, means) = authenticate(&request, &state).await?;
+            let (user, means) = authenticate(&request, &state, Doing::Use).await?;
             let counted = state.limiter.account(user.id, Instant::now());
             counted.map_err(Problem::over_rate)?;
             Ok(Self {
@@ -152,7 +175,7 @@ impl FromRequest for Caller {
 }
 
 /// By token or by cookie, never by both: which of them was meant would be a guess.
-async fn authenticate(request: &HttpRequest, state: &AppState) -> Result<(User, Means), Problem> {
+async fn authenticate(request: &HttpRequest, state: &AppState, doing: Doing) -> Result<(User, Means), Problem> {
     match (bearer(request)?, state.browsers.presented(request)?) {
         (None, None) => Err(Problem::unauthorized(SIGN_IN)),
         (Some(_), Some(_)) => Err(Problem::unauthorized(
@@ -170,11 +193,13 @@ async fn authenticate(request: &HttpRequest, state: &AppState) -> Result<(User, 
             Ok((user.ok_or_else(unknown)?, Means::Token))
         }
         (None, Some(cookie)) => {
-            let used = state
-                .store
-                .use_browser_session(&cookie, state.browsers.lifetimes)
-                .await?;
-            let (user, session) = used.ok_or_else(|| Problem::unauthorized("The session has ended. Sign in again."))?;
+            let lifetimes = state.browsers.lifetimes;
+            let found = match doing {
+                Doing::Use => state.store.use_browser_session(&cookie, lifetimes).await?,
+                Doing::Look => state.store.look_at_browser_session(&cookie, lifetimes).await?,
+            };
+            let (user, session) =
+                found.ok_or_else(|| Problem::unauthorized("The session has ended. Sign in again."))?;
             state.browsers.check_forgery(request, &cookie)?;
             let csrf_token = csrf_token(&cookie);
             Ok((user, Means::Browser { session, csrf_token }))

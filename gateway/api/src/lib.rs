@@ -31,6 +31,7 @@ mod passwords;
 mod problem;
 mod proof;
 pub mod rate;
+mod refusals;
 mod rules;
 mod scopes;
 mod second_factor;
@@ -62,6 +63,7 @@ pub use crate::finish::finish;
 use crate::cookies::Browsers;
 use crate::live::Live;
 use crate::rate::{Limiter, Rates};
+use crate::refusals::Refusals;
 use crate::single_sign_on::Providers;
 
 /// What every request shares. One a process: the counts of failed sign-ins are in it.
@@ -76,6 +78,7 @@ pub struct AppState {
     browsers: Browsers,
     second_factor_required: bool,
     slowdown: Slowdown,
+    refusals: Arc<Refusals>,
     pub live: Live,
     tests: Tests,
     providers: Providers,
@@ -96,6 +99,7 @@ impl AppState {
             limiter: Limiter::new(Rates::default()),
             second_factor_required: false,
             slowdown: Slowdown::default(),
+            refusals: Arc::default(),
             live: Live::default(),
             tests: Tests::default(),
             providers: Providers::default(),

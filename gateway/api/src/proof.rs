@@ -16,17 +16,22 @@ use crate::AppState;
 use crate::caller::Caller;
 use crate::passwords::forms;
 use crate::problem::Problem;
+use crate::refusals::{self, Guess, Whose};
 use crate::sign_in::{self, Method};
 
 /// Counts an attempt, and waits where the account is slowed.
 ///
 /// # Errors
-/// 429 where there were too many.
-pub async fn begin_attempt(state: &AppState, account: &str, address: Option<IpAddr>) -> Result<Attempt, Problem> {
-    let attempt = state
-        .slowdown
-        .begin(account, address, Instant::now())
-        .map_err(|many| Problem::too_many(many.retry_after_s()))?;
+/// 429 where there were too many; the record has that.
+pub async fn begin_attempt(state: &AppState, guess: &Guess<'_>) -> Result<Attempt, Problem> {
+    let begun = state.slowdown.begin(guess.account, guess.address, Instant::now());
+    let attempt = match begun {
+        Ok(attempt) => attempt,
+        Err(many) => {
+            refusals::refused(state, guess).await;
+            return Err(Problem::too_many(many.retry_after_s()));
+        }
+    };
     if !attempt.slow.is_zero() {
         tokio::time::sleep(attempt.slow).await;
     }
@@ -44,7 +49,13 @@ pub async fn password(
     address: Option<IpAddr>,
     method: &Method,
 ) -> Result<Option<User>, Problem> {
-    let attempt = begin_attempt(state, username, address).await?;
+    let guess = Guess {
+        account: username,
+        whose: Whose::Typed(username),
+        address,
+        method,
+    };
+    let attempt = begin_attempt(state, &guess).await?;
     let checked = state.store.check_password(username, forms(password)).await;
     match checked {
         Ok(PasswordCheck::Right(user)) => {
@@ -133,7 +144,13 @@ pub async fn second_factor(
     factor.check()?;
     // another count than the password's, which each right password begins anew
     let account = format!("second factor of {}", user.username);
-    let attempt = begin_attempt(state, &account, address).await?;
+    let guess = Guess {
+        account: &account,
+        whose: Whose::Of(user),
+        address,
+        method: &factor.method(),
+    };
+    let attempt = begin_attempt(state, &guess).await?;
     let checked = match (&factor.code, &factor.recovery_code) {
         (Some(code), _) => state.store.take_code(user.id, judge(code)).await,
         (None, recovery) => recovery_code(state, user, recovery.as_deref().unwrap_or_default()).await,
@@ -145,6 +162,7 @@ pub async fn second_factor(
         }
         Ok(CodeCheck::Wait(seconds)) => {
             state.slowdown.withdrawn(attempt);
+            refusals::refused(state, &guess).await;
             return Err(Problem::too_many(seconds));
         }
         Ok(CodeCheck::Wrong(why)) => why,

@@ -135,7 +135,7 @@ impl Buckets {
 }
 
 /// IPv6 addresses count by /64: a household has that many.
-fn network(address: IpAddr) -> IpAddr {
+pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => IpAddr::V6((u128::from(v6) & !u128::from(u64::MAX)).into()),
         v4 => v4,

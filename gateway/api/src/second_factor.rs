@@ -19,6 +19,8 @@ use crate::browser_sessions::found;
 use crate::caller::Caller;
 use crate::problem::{Bodied, Missing, Problem, Signed, Slowed, Taken};
 use crate::proof::{self, Factor, begin_attempt, judge};
+use crate::refusals::{self, Guess, Whose};
+use crate::sign_in::Method;
 
 /// What authenticators show above the code.
 const ISSUER: &str = "Hoop";
@@ -155,7 +157,13 @@ pub async fn confirm(
 ) -> Result<Vec<String>, Problem> {
     let codes = RecoveryCodes::generate().map_err(no_randomness)?;
     let account = format!("second factor of {}", user.username);
-    let attempt = begin_attempt(state, &account, address).await?;
+    let guess = Guess {
+        account: &account,
+        whose: Whose::Of(user),
+        address,
+        method: &Method::PasswordAndCode,
+    };
+    let attempt = begin_attempt(state, &guess).await?;
     let confirmed = state
         .store
         .confirm_second_factor(user, judge(code), &hashes(&codes), witness)
@@ -171,6 +179,7 @@ pub async fn confirm(
         }
         Ok(CodeCheck::Wait(seconds)) => {
             state.slowdown.withdrawn(attempt);
+            refusals::refused(state, &guess).await;
             Err(Problem::too_many(seconds))
         }
         Ok(CodeCheck::NotEnrolled) => {

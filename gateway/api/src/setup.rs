@@ -11,6 +11,7 @@ use crate::client_address::client_address;
 use crate::passwords;
 use crate::problem::{Bodied, Open, Problem, Refused, Throttled};
 use crate::proof::begin_attempt;
+use crate::refusals::{Guess, Whose};
 use crate::sign_in::{self, Hold, Method, SignedIn, Witnessed};
 
 const NO_LINK: &str =
@@ -49,7 +50,13 @@ pub async fn set_up(request: HttpRequest, state: web::Data<AppState>, body: Body
     let given: SetUp = body.json(BODY_MAX_BYTES).await?;
     let (token, password) = (Zeroizing::new(given.token), Zeroizing::new(given.password));
     let address = client_address(&request, &state.trusted_proxies);
-    let attempt = begin_attempt(&state, "set-up link", address).await?;
+    let guess = Guess {
+        account: "set-up link",
+        whose: Whose::Nobody,
+        address,
+        method: &Method::SetUpLink,
+    };
+    let attempt = begin_attempt(&state, &guess).await?;
     // before a password is hashed for a stranger
     let works = match state.store.is_setup_link(&token).await {
         Ok(works) => works,

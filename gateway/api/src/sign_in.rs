@@ -135,6 +135,21 @@ pub async fn start(
     method: &Method,
     hold: Hold,
 ) -> Result<Started, Problem> {
+    start_until(state, request, user, method, hold, None).await
+}
+
+/// As `start`; a browser session is over at `until` at the latest.
+///
+/// # Errors
+/// As `start`.
+pub async fn start_until(
+    state: &AppState,
+    request: &HttpRequest,
+    user: &User,
+    method: &Method,
+    hold: Hold,
+    until: Option<DateTime<Utc>>,
+) -> Result<Started, Problem> {
     let address = client_address(request, &state.trusted_proxies);
     if !user.active {
         failed(state, address, Some(user), method, "the account is not active").await;
@@ -156,7 +171,23 @@ pub async fn start(
     tracing::info!(user = user.username, ?address, %method, "signed in");
     match hold {
         Hold::Token => start_token(state, user).await,
-        Hold::Cookie => start_browser(state, request, user, &method.to_string(), id, address).await,
+        Hold::Cookie => {
+            let mut lifetimes = state.browsers.lifetimes;
+            lifetimes.absolute = cut(lifetimes.absolute, until);
+            let user_agent = request.headers().get(USER_AGENT);
+            // two cookies: which is whose is not known, and neither is ended
+            let replaces = state.browsers.presented(request).unwrap_or_default();
+            let new = NewBrowserSession {
+                id,
+                user,
+                method: &method.to_string(),
+                address,
+                user_agent: user_agent.and_then(|value| value.to_str().ok()).unwrap_or_default(),
+                lifetimes,
+                replaces: replaces.as_ref().map(|cookie| cookie.as_str()),
+            };
+            start_browser(state, new).await
+        }
     }
 }
 
@@ -179,26 +210,14 @@ async fn start_token(state: &AppState, user: &User) -> Result<Started, Problem> 
     })
 }
 
-async fn start_browser(
-    state: &AppState,
-    request: &HttpRequest,
-    user: &User,
-    method: &str,
-    id: Uuid,
-    address: Option<IpAddr>,
-) -> Result<Started, Problem> {
-    let user_agent = request.headers().get(USER_AGENT);
-    // two cookies: which is whose is not known, and neither is ended
-    let replaces = state.browsers.presented(request).unwrap_or_default();
-    let new = NewBrowserSession {
-        id,
-        user,
-        method,
-        address,
-        user_agent: user_agent.and_then(|value| value.to_str().ok()).unwrap_or_default(),
-        lifetimes: state.browsers.lifetimes,
-        replaces: replaces.as_ref().map(|cookie| cookie.as_str()),
-    };
+/// What is left of `life` where it ends at `until` at the latest.
+fn cut(life: Duration, until: Option<DateTime<Utc>>) -> Duration {
+    let Some(until) = until else { return life };
+    let left = until.signed_duration_since(Utc::now()).to_std();
+    life.min(left.unwrap_or_default())
+}
+
+async fn start_browser(state: &AppState, new: NewBrowserSession<'_>) -> Result<Started, Problem> {
     let begun = state.store.begin_browser_session(new).await?;
     let begun = begun.ok_or_else(changed_meanwhile)?;
     Ok(Started {
@@ -254,5 +273,22 @@ pub fn by(user: Option<&User>, address: Option<IpAddr>) -> Value {
     match user {
         Some(user) => json!({"user": user.username, "user_id": user.id, "role": user.role, "address": address}),
         None => json!({"user": null, "user_id": null, "role": null, "address": address}),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    #[test]
+    fn a_session_lasts_no_longer_than_the_provider_allows() {
+        let day = Duration::from_secs(86_400);
+        assert_eq!(cut(day, None), day);
+        assert_eq!(cut(day, Some(Utc::now() + TimeDelta::days(2))), day);
+        let short = cut(day, Some(Utc::now() + TimeDelta::hours(1)));
+        assert!((3_590..=3_600).contains(&short.as_secs()), "{short:?}");
+        assert_eq!(cut(day, Some(Utc::now() - TimeDelta::hours(1))), Duration::ZERO);
     }
 }

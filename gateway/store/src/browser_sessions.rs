@@ -176,6 +176,27 @@ impl Store {
         cookie: &str,
         lifetimes: Lifetimes,
     ) -> Result<Option<(User, BrowserSession)>, StoreError> {
+        self.browser_session(cookie, lifetimes, true).await
+    }
+
+    /// As `use_browser_session`, for what goes on without the person: it does not keep the session from being idle.
+    ///
+    /// # Errors
+    /// Where the store is away.
+    pub async fn look_at_browser_session(
+        &self,
+        cookie: &str,
+        lifetimes: Lifetimes,
+    ) -> Result<Option<(User, BrowserSession)>, StoreError> {
+        self.browser_session(cookie, lifetimes, false).await
+    }
+
+    async fn browser_session(
+        &self,
+        cookie: &str,
+        lifetimes: Lifetimes,
+        is_use: bool,
+    ) -> Result<Option<(User, BrowserSession)>, StoreError> {
         let Some(sha256) = opaque::kept(PREFIX, cookie) else {
             return Ok(None);
         };
@@ -187,13 +208,14 @@ impl Store {
                             and s.last_used_at > now() - $2 * interval '1 second' \
                             and u.active and u.deleted_at is null), \
              noted as (update browser_sessions set last_used_at = now() from found \
-                       where id = s_id and s_last_used_at <= now() - $3 * interval '1 second') \
+                       where $4 and id = s_id and s_last_used_at <= now() - $3 * interval '1 second') \
              select * from found"
         );
         let params = &[
             (&sha256 as _, Type::BYTEA),
             (&idle_s as _, Type::INT8),
             (&noted_s as _, Type::INT8),
+            (&is_use as _, Type::BOOL),
         ];
         let row = self.read_opt("checking a browser session", &sql, params).await?;
         let both = |row: &Row| Ok((User::from_row(row)?, BrowserSession::from_row(row)?));
@@ -334,6 +356,15 @@ mod tests {
             "update browser_sessions set last_used_at = now() - interval '59 minutes'",
         )
         .await;
+        let looked = store
+            .look_at_browser_session(&second.cookie, Lifetimes::default())
+            .await;
+        assert!(looked.unwrap().is_some());
+        let listed = store.browser_sessions(ada.id, Lifetimes::default()).await.unwrap();
+        assert!(
+            listed[0].last_used_at < second.session.last_used_at,
+            "a look counted as a use"
+        );
         assert!(works(&store, &second.cookie).await);
         let listed = store.browser_sessions(ada.id, Lifetimes::default()).await.unwrap();
         assert!(
@@ -382,6 +413,8 @@ mod tests {
             };
             store.update_user("ada", settings, None, &Unrecorded).await.unwrap()
         };
+        let token = store.issue_token(&after, Duration::from_secs(60)).await;
+        let token = token.unwrap().unwrap().token;
         let inactive = set(false).await;
         assert!(!works(&store, &session.cookie).await);
         assert!(
@@ -393,6 +426,11 @@ mod tests {
         );
         set(true).await;
         assert!(!works(&store, &session.cookie).await, "an ended session came back");
+        assert_eq!(
+            store.token_user(&token).await.unwrap(),
+            None,
+            "an ended token came back"
+        );
     }
 
     #[tokio::test]

@@ -295,13 +295,15 @@ impl Store {
         let gone = gone.ok_or_else(|| StoreError::NotFound {
             what: format!("an identity of {username} with this subject at {provider}"),
         })?;
-        if get(&gone, "told")? {
-            let sql = "update users set groups = $2, version = version + 1, updated_at = now() where id = $1";
-            let left = told_groups(&change, user.id).await?.unwrap_or_default();
-            change
-                .query(sql, &[(&user.id, Type::UUID), (&left, Type::TEXT_ARRAY)])
-                .await?;
-        }
+        let left = if get(&gone, "told")? {
+            told_groups(&change, user.id).await?.unwrap_or_default()
+        } else {
+            user.groups
+        };
+        // another version: no sign-in that was begun before is completed after this
+        let sql = "update users set groups = $2, version = version + 1, updated_at = now() where id = $1";
+        let parameters = [(&user.id as _, Type::UUID), (&left as _, Type::TEXT_ARRAY)];
+        change.query(sql, &parameters).await?;
         end_sign_ins(&change, user.id).await?;
         change.announce(changes::USER_CHANGED, user.id.to_string());
         let before = json!({"id": user.id, "provider": provider, "subject": subject});

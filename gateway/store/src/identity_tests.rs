@@ -1,4 +1,4 @@
-//! Identities, refresh tokens, used assertions and sign-ins of command lines against a real PostgreSQL.
+//! Identities, refresh tokens and used assertions against a real PostgreSQL.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -7,7 +7,6 @@ use futures_util::future::{BoxFuture, ready};
 use serde_json::{Value, json};
 
 use crate::change::{Unrecorded, Witness};
-use crate::cli_sign_ins::{Polled, WAITING_OF_NETWORK_MAX};
 use crate::identities::{Recognised, Role, Terms, Vouched};
 use crate::refreshes::Claimed;
 use crate::users::{User, UserSettings};
@@ -405,116 +404,5 @@ async fn an_assertion_is_used_once_and_forgotten_when_it_is_no_longer_valid() {
     assert_eq!(
         left.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>(),
         ["a", "c"]
-    );
-}
-
-#[tokio::test]
-async fn a_device_code_gives_its_user_once_after_a_yes() {
-    let Some(store) = testing::try_store().await else {
-        return;
-    };
-    let user = signed_in(&store, &alice(None)).await;
-    let begun = store.begin_device_sign_in("hoop", "192.0.2.7").await.unwrap().unwrap();
-    let poll = async || {
-        let client = store.client().await.unwrap();
-        client
-            .batch_execute("update cli_sign_ins set polled_at = now() - interval '1 min'")
-            .await
-            .unwrap();
-        store.poll_device_sign_in(&begun.device_code).await.unwrap()
-    };
-    assert!(matches!(poll().await, Polled::Pending));
-    let soon = store.poll_device_sign_in(&begun.device_code).await.unwrap();
-    assert!(matches!(soon, Polled::SlowDown), "{soon:?}");
-    assert!(store.waiting_device_sign_in("BCDF-BCDF").await.unwrap().is_none());
-    let typed = begun.user_code.to_lowercase().replace('-', " ");
-    let waiting = store.waiting_device_sign_in(&typed).await.unwrap().unwrap();
-    assert_eq!(
-        (waiting.client_name.as_str(), waiting.network.as_str()),
-        ("hoop", "192.0.2.7")
-    );
-    assert!(store.answer_device_sign_in(&typed, user.id, true).await.unwrap());
-    assert!(
-        !store.answer_device_sign_in(&typed, user.id, false).await.unwrap(),
-        "answered once"
-    );
-    assert!(matches!(poll().await, Polled::Approved(found) if found.id == user.id));
-    assert!(matches!(poll().await, Polled::Gone));
-}
-
-#[tokio::test]
-async fn a_no_an_expired_code_and_a_user_who_went_give_nothing() {
-    let Some(store) = testing::try_store().await else {
-        return;
-    };
-    let user = signed_in(&store, &alice(None)).await;
-    let no = store.begin_device_sign_in("", "n").await.unwrap().unwrap();
-    store
-        .answer_device_sign_in(&no.user_code, user.id, false)
-        .await
-        .unwrap();
-    assert!(matches!(
-        store.poll_device_sign_in(&no.device_code).await.unwrap(),
-        Polled::Denied
-    ));
-    let late = store.begin_device_sign_in("", "n").await.unwrap().unwrap();
-    store
-        .answer_device_sign_in(&late.user_code, user.id, true)
-        .await
-        .unwrap();
-    let client = store.client().await.unwrap();
-    client
-        .batch_execute("update cli_sign_ins set expires_at = now()")
-        .await
-        .unwrap();
-    assert!(matches!(
-        store.poll_device_sign_in(&late.device_code).await.unwrap(),
-        Polled::Gone
-    ));
-    let gone = store.begin_device_sign_in("", "n").await.unwrap().unwrap();
-    store
-        .answer_device_sign_in(&gone.user_code, user.id, true)
-        .await
-        .unwrap();
-    store.delete_user("alice", None, &Unrecorded).await.unwrap();
-    assert!(matches!(
-        store.poll_device_sign_in(&gone.device_code).await.unwrap(),
-        Polled::Gone
-    ));
-}
-
-#[tokio::test]
-async fn one_network_cannot_fill_the_table() {
-    let Some(store) = testing::try_store().await else {
-        return;
-    };
-    for _ in 0..WAITING_OF_NETWORK_MAX {
-        assert!(store.begin_device_sign_in("", "192.0.2.7").await.unwrap().is_some());
-    }
-    assert!(store.begin_device_sign_in("", "192.0.2.7").await.unwrap().is_none());
-    assert!(store.begin_device_sign_in("", "192.0.2.8").await.unwrap().is_some());
-}
-
-#[tokio::test]
-async fn a_one_time_code_is_good_once_and_only_with_its_verifier() {
-    // the example of RFC 7636, appendix B
-    const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
-    const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
-    let Some(store) = testing::try_store().await else {
-        return;
-    };
-    let user = signed_in(&store, &alice(None)).await;
-    let code = store.issue_code(user.id, CHALLENGE, "hoop", "n").await.unwrap();
-    assert!(
-        matches!(store.poll_device_sign_in(&code).await.unwrap(), Polled::Gone),
-        "no device code"
-    );
-    assert_eq!(store.redeem_code(&code, VERIFIER).await.unwrap().unwrap().id, user.id);
-    assert!(store.redeem_code(&code, VERIFIER).await.unwrap().is_none());
-    let code = store.issue_code(user.id, CHALLENGE, "hoop", "n").await.unwrap();
-    assert!(store.redeem_code(&code, "another verifier").await.unwrap().is_none());
-    assert!(
-        store.redeem_code(&code, VERIFIER).await.unwrap().is_none(),
-        "a wrong verifier uses it up"
     );
 }

@@ -256,6 +256,9 @@ impl Store {
             .await?;
         let after = User::from_row(&row.ok_or_else(|| nobody(&username))?)?;
         if !after.active {
+            // sign-ins do not come back with the account; personal tokens and credentials do
+            let sql = "delete from api_tokens where user_id = $1";
+            change.query(sql, &[(&before.id, Type::UUID)]).await?;
             browser_sessions::end_all(&change, before.id).await?;
         }
         change.announce(changes::USER_CHANGED, before.id.to_string());

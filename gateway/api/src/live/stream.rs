@@ -5,10 +5,9 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::dev::Payload;
 use actix_web::http::header::HeaderName;
 use actix_web::web::Bytes;
-use actix_web::{FromRequest, HttpRequest, HttpResponse, get};
+use actix_web::{HttpRequest, HttpResponse, get};
 use futures_util::{Stream, stream};
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
@@ -155,9 +154,10 @@ impl Listener {
         }
     }
 
-    /// Asks as if the request came now; role and groups may be others. What cannot be asked counts as no.
+    /// Asks as if the request came now; role and groups may be others. What cannot be asked counts as no. An open page is
+    /// no use of a browser session, which goes idle behind it.
     async fn still_signed_in(&mut self) -> bool {
-        match Caller::from_request(&self.request, &mut Payload::None).await {
+        match self.caller.again(&self.request).await {
             Ok(caller) if caller.user.id == self.caller.user.id => {
                 self.caller = caller;
                 true

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
+use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use hoop_auth::Identity;
 use hoop_auth::oidc::Secret;
@@ -43,15 +44,27 @@ impl Witness for ProviderWitness<'_> {
     }
 }
 
+/// A person whom a provider vouches for.
+pub struct Vouching<'a> {
+    pub identity: Identity,
+    pub refresh_token: Option<&'a Secret>,
+    /// When the provider wants the session to end, if it says so.
+    pub until: Option<DateTime<Utc>>,
+}
+
 /// Signs the person in and sends the browser to `return_to`, or says why not.
 pub async fn finish(
     state: &AppState,
     request: &HttpRequest,
     provider: &Provider,
-    identity: Identity,
-    refresh_token: Option<&Secret>,
+    vouching: Vouching<'_>,
     return_to: &str,
 ) -> HttpResponse {
+    let Vouching {
+        identity,
+        refresh_token,
+        until,
+    } = vouching;
     let vouched = provider.policy.vouched(identity);
     let address = client_address(request, &state.trusted_proxies);
     let witness = ProviderWitness {
@@ -90,7 +103,7 @@ pub async fn finish(
     if let Err(error) = keep_refresh_token(state, &vouched, refresh_token).await {
         return html::problem(&error.into());
     }
-    match sign_in::start(state, request, &user, &method, Hold::Cookie).await {
+    match sign_in::start_until(state, request, &user, &method, Hold::Cookie, until).await {
         Ok(started) => started.redirect(return_to),
         Err(problem) => html::problem(&problem),
     }

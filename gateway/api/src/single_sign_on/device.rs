@@ -2,7 +2,6 @@
 //! browser anywhere, and it asks until the answer is there.
 
 use std::net::IpAddr;
-use std::time::Instant;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::LOCATION;
@@ -19,6 +18,8 @@ use crate::body::{BODY_MAX_BYTES, Body};
 use crate::client_address::client_address;
 use crate::page::query;
 use crate::problem::{Bodied, MEDIA_TYPE, Open, Problem, Rated, Sent};
+use crate::proof::begin_attempt;
+use crate::refusals::{Guess, Whose};
 use crate::sign_in::{self, Hold, Method, SignedIn};
 
 /// The page that the person opens, of this gateway.
@@ -292,7 +293,7 @@ async fn answered(request: &HttpRequest, state: &AppState, body: Body) -> Result
     let approves = form.answer == "yes";
     let store = &state.store;
     if !store
-        .answer_device_sign_in(&form.user_code, person.user.id, approves)
+        .answer_device_sign_in(&form.user_code, &person.user, approves)
         .await?
     {
         return Err(wrong_code());
@@ -309,11 +310,13 @@ async fn answered(request: &HttpRequest, state: &AppState, body: Body) -> Result
 async fn guess(request: &HttpRequest, state: &AppState, person: &Person, code: &str) -> Result<Waiting, Problem> {
     let address = client_address(request, &state.trusted_proxies);
     let account = format!("user code {}", person.user.id);
-    let attempt = state.slowdown.begin(&account, address, Instant::now());
-    let attempt = attempt.map_err(|many| Problem::too_many(many.retry_after_s()))?;
-    if !attempt.slow.is_zero() {
-        tokio::time::sleep(attempt.slow).await;
-    }
+    let guess = Guess {
+        account: &account,
+        whose: Whose::Of(&person.user),
+        address,
+        method: &Method::CommandLine,
+    };
+    let attempt = begin_attempt(state, &guess).await?;
     match state.store.waiting_device_sign_in(code).await {
         Ok(Some(waiting)) => {
             state.slowdown.succeeded(attempt);

@@ -15,7 +15,7 @@ use super::providers::{Protocol, Provider};
 use crate::AppState;
 use crate::problem::Problem;
 
-/// Only these routes see it.
+/// Only these routes see it, where there is no `__Host-`.
 const PATH: &str = "/api/sign-in";
 /// Longest path to return to, in bytes.
 const RETURN_TO_MAX_BYTES: usize = 2_048;
@@ -39,7 +39,7 @@ impl<P: Serialize + DeserializeOwned> Journey<P> {
 
     /// The one that this browser began with this provider.
     pub fn of(request: &HttpRequest, state: &AppState, provider: &Provider) -> Option<Self> {
-        let cookie = request.cookie(&cookie_name(provider))?;
+        let cookie = request.cookie(&cookie_name(provider.name(), is_https(state)))?;
         let sealed = URL_SAFE_NO_PAD.decode(cookie.value()).ok()?;
         let key = state.store.installation().browser_key().ok()?;
         let plain = key.open(seal_name(provider).as_bytes(), &sealed).ok()?;
@@ -56,23 +56,30 @@ pub fn over(state: &AppState, provider: &Provider) -> Cookie<'static> {
 
 fn cookie(state: &AppState, provider: &Provider, value: String) -> Cookie<'static> {
     // A SAML answer is a POST from another site, which brings no cookie that is Lax.
-    let is_post = matches!(provider.protocol, Protocol::Saml(_));
-    let (same_site, secure) = if is_post {
-        (SameSite::None, true)
-    } else {
-        (SameSite::Lax, state.public_url.starts_with("https://"))
-    };
-    Cookie::build(cookie_name(provider), value)
-        .path(PATH)
+    let comes_by_post = matches!(provider.protocol, Protocol::Saml(_));
+    made(provider.name(), is_https(state), comes_by_post, value)
+}
+
+fn made(provider: &str, is_https: bool, comes_by_post: bool, value: String) -> Cookie<'static> {
+    let same_site = if comes_by_post { SameSite::None } else { SameSite::Lax };
+    Cookie::build(cookie_name(provider, is_https), value)
+        .path(if is_https { "/" } else { PATH })
         .max_age(Duration::seconds(PENDING_MAX_S))
         .http_only(true)
         .same_site(same_site)
-        .secure(secure)
+        .secure(is_https || comes_by_post)
         .finish()
 }
 
-fn cookie_name(provider: &Provider) -> String {
-    format!("hoop_sign_in_{}", provider.name())
+/// With `__Host-` (RFC 6265bis, section 4.1.3.2) no other host of the same site can plant a sign-in of its own here, whose
+/// answer would then be taken for this browser's.
+fn cookie_name(provider: &str, is_https: bool) -> String {
+    let prefix = if is_https { "__Host-" } else { "" };
+    format!("{prefix}hoop_sign_in_{provider}")
+}
+
+fn is_https(state: &AppState) -> bool {
+    state.public_url.starts_with("https://")
 }
 
 /// What is sealed for one provider opens for no other.
@@ -97,7 +104,23 @@ pub fn return_to(asked: Option<&str>) -> Result<String, Problem> {
 
 #[cfg(test)]
 mod tests {
-    use super::return_to;
+    use super::{made, return_to};
+
+    #[test]
+    fn only_this_host_can_set_what_a_browser_carries() {
+        let cookie = |is_https, by_post| made("corp", is_https, by_post, "v".into()).to_string();
+        let host = "__Host-hoop_sign_in_corp=v; HttpOnly;";
+        for (by_post, same_site) in [(false, "Lax"), (true, "None")] {
+            assert_eq!(
+                cookie(true, by_post),
+                format!("{host} SameSite={same_site}; Secure; Path=/; Max-Age=600")
+            );
+        }
+        assert_eq!(
+            cookie(false, false),
+            "hoop_sign_in_corp=v; HttpOnly; SameSite=Lax; Path=/api/sign-in; Max-Age=600"
+        );
+    }
 
     #[test]
     fn only_a_path_of_our_own_is_returned_to() {

@@ -186,10 +186,7 @@ async fn answered(request: &HttpRequest, state: &AppState, body: Body) -> Result
     if form.answer == "yes" {
         let network = network(client_address(request, &state.trusted_proxies));
         let (challenge, name) = (&form.asked.code_challenge, &form.asked.client_name);
-        let code = state
-            .store
-            .issue_code(person.user.id, challenge, name, &network)
-            .await?;
+        let code = state.store.issue_code(&person.user, challenge, name, &network).await?;
         url.query_pairs_mut().append_pair("code", &code);
     } else {
         url.query_pairs_mut().append_pair("error", "access_denied");

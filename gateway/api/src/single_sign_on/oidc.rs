@@ -4,9 +4,10 @@ use actix_web::http::StatusCode;
 use actix_web::{HttpRequest, HttpResponse};
 use hoop_auth::oidc::{Callback, OidcError, OidcProvider, Pending};
 
+use super::account::{self, Vouching};
+use super::html;
 use super::journey::{self, Journey};
 use super::providers::Provider;
-use super::{account, html};
 use crate::AppState;
 use crate::problem::Problem;
 
@@ -54,8 +55,12 @@ pub(super) async fn callback(
     };
     let mut response = match oidc.finish(journey.pending, answer.into_inner()).await {
         Ok(signed_in) => {
-            let (identity, token) = (signed_in.identity, signed_in.refresh_token);
-            account::finish(state, request, provider, identity, token.as_ref(), &journey.return_to).await
+            let vouching = Vouching {
+                identity: signed_in.identity,
+                refresh_token: signed_in.refresh_token.as_ref(),
+                until: None,
+            };
+            account::finish(state, request, provider, vouching, &journey.return_to).await
         }
         Err(error) => {
             account::failed(state, request, provider, &error.to_string(), error.remedy()).await;

@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
-use std::time::Instant;
 
 use actix_web::cookie::Cookie;
 use actix_web::http::StatusCode;
@@ -13,12 +12,15 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::providers::{Protocol, Provider};
-use super::{html, journey, oidc, saml};
+use super::{account, html, journey, oidc, saml};
 use crate::AppState;
 use crate::body::Body;
 use crate::client_address::client_address;
 use crate::page::query;
 use crate::problem::{Open, Problem, Rated};
+use crate::proof::begin_attempt;
+use crate::rate::network;
+use crate::refusals::{Guess, Whose};
 
 /// A way to sign in.
 #[derive(Serialize, ToSchema)]
@@ -247,9 +249,14 @@ async fn came_back(request: &HttpRequest, state: &AppState, name: &str) -> Resul
     let provider = known(state, name)?;
     let address = client_address(request, &state.trusted_proxies);
     // Of this network alone: strangers elsewhere slow nobody.
-    let account = format!("provider {name} {address:?}");
-    let attempt = state.slowdown.begin(&account, address, Instant::now());
-    let attempt = attempt.map_err(|many| Problem::too_many(many.retry_after_s()))?;
+    let account = format!("provider {name} {:?}", address.map(network));
+    let guess = Guess {
+        account: &account,
+        whose: Whose::Nobody,
+        address,
+        method: &account::method(&provider),
+    };
+    let attempt = begin_attempt(state, &guess).await?;
     Ok((provider, attempt))
 }
 

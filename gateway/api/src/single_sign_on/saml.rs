@@ -8,10 +8,11 @@ use chrono::Utc;
 use hoop_auth::saml::{Asserted, Begun, Pending, SamlError, SamlForm, SamlProvider, SignedIn};
 use tokio::sync::Semaphore;
 
+use super::account::{self, Vouching};
+use super::html;
 use super::journey::{self, Journey};
 use super::providers::{Protocol, Provider};
 use super::replays::Replays;
-use super::{account, html};
 use crate::AppState;
 use crate::body::Body;
 use crate::problem::Problem;
@@ -58,7 +59,14 @@ pub(super) async fn consume(
     };
     let is_ours = pending.is_some();
     let mut response = match redeem(state, provider, pending, form).await {
-        Ok(signed_in) => account::finish(state, request, provider, signed_in.identity, None, &return_to).await,
+        Ok(signed_in) => {
+            let vouching = Vouching {
+                identity: signed_in.identity,
+                refresh_token: None,
+                until: signed_in.session_ends,
+            };
+            account::finish(state, request, provider, vouching, &return_to).await
+        }
         Err(error) => {
             if is_ours {
                 account::failed(state, request, provider, &error.to_string(), error.remedy()).await;

@@ -197,3 +197,33 @@ async fn nobody_is_signed_in_from_another_sites_page() {
         .set_json(json!({"username": "ada", "password": PASSWORD, "hold": "cookie"}));
     assert_eq!(rig.raw(foreign).await.problem(403), "Origin");
 }
+
+#[actix_web::test]
+async fn attempts_that_are_refused_unseen_are_in_the_record_once_a_window() {
+    let rig = rig().await;
+    for name in ["ada", "my-password-in-the-wrong-box"] {
+        let guess = json!({"username": name, "password": "not the password"});
+        for _ in 0..5 {
+            rig.post("/api/login", "", guess.clone()).await.problem(401);
+        }
+        for _ in 0..3 {
+            rig.post("/api/login", "", guess.clone()).await.problem(429);
+        }
+    }
+    let records = rig.records();
+    let of = |wanted: &str| {
+        let found = records.iter().filter(|(kind, _)| kind == wanted);
+        found.map(|(_, payload)| payload.clone()).collect::<Vec<Value>>()
+    };
+    assert_eq!(of("login.failed").len(), 10);
+    let [known, unknown] = <[_; 2]>::try_from(of("login.refused")).unwrap();
+    assert_eq!((&known["subject"], &unknown["subject"]), (&json!("ada"), &json!(null)));
+    for refused in [&known, &unknown] {
+        assert_eq!(refused["by"]["address"], "192.0.2.7");
+        assert_eq!(
+            (&refused["after"]["method"], &refused["after"]["attempts"]),
+            (&json!("password"), &json!(1))
+        );
+    }
+    assert!(!serde_json::to_string(&records).unwrap().contains("wrong-box"));
+}

@@ -7,6 +7,7 @@ mod browsers;
 mod change;
 mod description;
 mod lists;
+mod live;
 mod login;
 mod matrix;
 mod rates;
