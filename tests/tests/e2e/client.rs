@@ -129,3 +129,21 @@ async fn what_goes_wrong_is_told_with_its_remedy() -> Result<()> {
     }
     Ok(())
 }
+
+/// Nobody answers at the proxy: what went there would fail.
+#[tokio::test]
+async fn a_gateway_on_this_machine_is_not_asked_through_a_proxy() -> Result<()> {
+    let installation = Hoop::start().await?;
+    let (address, token) = (installation.gateway()?.ready.api.clone(), token(&installation).await?);
+    let home = tempfile::tempdir()?;
+    let mut status = hoop(home.path(), Some((&address, &token)), &["status"])?;
+    for name in ["http_proxy", "HTTP_PROXY", "ALL_PROXY"] {
+        status.env(name, "http://127.0.0.1:1");
+    }
+    for name in ["no_proxy", "NO_PROXY"] {
+        status.env_remove(name);
+    }
+    let said = run(status, DEADLINE).await?.success()?;
+    ensure!(said.out.starts_with("admin (admin"), "{said:?}");
+    Ok(())
+}

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
 use hoop_tests::clients::Login;
@@ -15,11 +15,15 @@ use hoop_tests::hoop::{CONNECTION, Credential, Hoop, Options};
 use hoop_tests::http::Api;
 use hoop_tests::record::text;
 use serde_json::{Value, json};
+use totp_rs::Totp;
 
 const USER_PASSWORD: &str = "pass \"w0rd\" & ürnen/+%41";
 const NEW_PASSWORD: &str = "an0ther \\ p@ss/word=?";
 const SECOND_SECRET: &str = "second target: s3cret&+ /\"";
 const TYPED: &str = "typed-into-a-statement-7f3a";
+/// A line of such a file, of no key that there is.
+const SSH_PRIVATE: &str = "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW";
+const SSH_PUBLIC: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBERERERERERERERERERERERERERERERERERERERERER ada@laptop";
 /// Shorter pieces would be found by chance.
 const PIECE_MIN_CHARS: usize = 12;
 const SEEN: Duration = Duration::from_secs(20);
@@ -147,11 +151,86 @@ fn every_form_of_a_secret_is_found() {
     assert!("czNjcmV0OiDDpC8rIg==".contains(&base64(secret.as_bytes(), 0)));
 }
 
+/// What people sign in with beside a password: shown once, refused afterwards, and nowhere else.
+async fn plant_what_signs_in(hunt: &mut Hunt, base: &str) -> Result<()> {
+    let ada = Api::login(base, "ada", NEW_PASSWORD).await?;
+    hunt.plant("another token of a user", ada.token().context("no token")?);
+    let path = "/api/me/second-factor";
+    let enrolment = ada.post(path, json!({"password": NEW_PASSWORD})).await?;
+    hunt.plant("a second factor's secret", text(&enrolment, "secret"));
+    let totp = Totp::from_url(text(&enrolment, "uri")).ok().context("no address")?;
+    // as a database would show it in clear
+    hunt.plant("a second factor's bytes", hex::encode(totp.secret().as_bytes()));
+    let code = totp.generate(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs());
+    let confirm = json!({"code": code.to_string()});
+    let confirmed = ada.post(&format!("{path}/confirm"), confirm).await?;
+    let codes = confirmed.get("recovery_codes").and_then(Value::as_array);
+    let codes: Vec<&str> = codes.context("no codes")?.iter().filter_map(Value::as_str).collect();
+    for code in &codes {
+        hunt.plant("a recovery code", *code);
+        hunt.plant("a recovery code's letters", code.replace('-', ""));
+    }
+
+    // used up, refused, and in the wrong places
+    let anonymous = Api::anonymous(base);
+    let login = json!({"username": "ada", "password": NEW_PASSWORD});
+    let challenge = text(&anonymous.post("/api/login", login).await?, "challenge");
+    hunt.plant("a sign-in between its steps", &challenge);
+    let used = codes.first().context("no code")?;
+    let step = "/api/login/second-factor";
+    let by_code = json!({"challenge": challenge, "recovery_code": used});
+    let signed_in = anonymous.post(step, by_code.clone()).await?;
+    hunt.plant("a token by a recovery code", text(&signed_in, "token"));
+    for (method, path, body) in [
+        ("POST", step, by_code),
+        ("POST", step, json!({"challenge": [challenge], "code": used})),
+        ("POST", "/api/login", json!({"username": used, "password": challenge})),
+    ] {
+        let refused = anonymous.send(method, path, Some(&body)).await?;
+        ensure!((400..500).contains(&refused.status), "{}", refused.text());
+        hunt.look("a code in the wrong place", refused.body);
+    }
+
+    let made = ada
+        .post("/api/tokens", json!({"name": "ci", "scopes": ["read"]}))
+        .await?;
+    let token = text(&made, "token");
+    hunt.plant("a personal token", &token);
+    let script = Api::with_token(base, &token);
+    hunt.look("with a personal token", script.get("/api/tokens").await?.to_string());
+    hunt.look(
+        "what a personal token may not",
+        script
+            .send("POST", "/api/tokens", Some(&json!({"name": token})))
+            .await?
+            .body,
+    );
+    ada.delete(&format!("/api/tokens/{}", text(&made, "id"))).await?;
+    hunt.look("a revoked token", script.send("GET", "/api/me", None).await?.body);
+
+    // the wrong one of two files
+    hunt.plant("an SSH private key", SSH_PRIVATE);
+    let pasted = format!("-----BEGIN OPENSSH PRIVATE KEY-----\n{SSH_PRIVATE}\n-----END OPENSSH PRIVATE KEY-----\n");
+    for body in [
+        json!({"public_key": pasted}),
+        json!({"public_key": format!("ssh-ed25519 {SSH_PRIVATE}"), "name": "laptop"}),
+        json!({"public_key": [SSH_PRIVATE]}),
+    ] {
+        let refused = ada.send("POST", "/api/ssh-keys", Some(&body)).await?;
+        ensure!(refused.status == 422, "{}", refused.text());
+        hunt.look("a private key in place of a public one", refused.body);
+    }
+    ada.post("/api/ssh-keys", json!({"public_key": SSH_PUBLIC})).await?;
+    Ok(())
+}
+
 /// Everything that can be read, and requests that are refused with a secret in them.
 async fn read_all(hunt: &mut Hunt, api: &Api, session: &str, credential: &Credential) -> Result<()> {
     for path in [
         "/api/users?limit=200",
         "/api/users/ada",
+        "/api/tokens",
+        "/api/ssh-keys",
         "/api/me",
         "/api/connections?limit=200",
         "/api/connections/second",
@@ -279,6 +358,7 @@ async fn hunt(log_format: &str) -> Result<()> {
     hoop.api
         .put("/api/users/ada/password", json!({"password": NEW_PASSWORD}))
         .await?;
+    plant_what_signs_in(&mut hunt, &gateway.ready.api).await?;
     let second = hoop
         .connection("second", json!({"secret": {"value": SECOND_SECRET}}))
         .await?;

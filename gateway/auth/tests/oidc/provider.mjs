@@ -2,10 +2,13 @@
 // It says `ready PORT`, then obeys lines on its standard input and answers each with `done`:
 //   rotate            a new signing key, with a new key id
 //   groups NAME A,B   that person's groups from now on
+//   nogroups NAME     nothing is said of that person's groups from now on
+//   lie WHAT          ID tokens from now on, signed with the right key: audience (another client's), expired, replay
+//                     (that of the sign-in before), nothing (as they should be)
 //   forget            every sign-in so far is over
 // With `userinfo`, an ID token has no claims but the necessary ones; with `rotate`, a refresh token is good once.
 import { createServer } from 'node:http';
-import { generateKeyPairSync, randomUUID } from 'node:crypto';
+import { createPrivateKey, generateKeyPairSync, randomUUID, sign } from 'node:crypto';
 import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
 
@@ -36,6 +39,29 @@ class Memory {
   }
 }
 
+let lie = 'nothing';
+let earlier;
+function signed(claims) {
+  const encoded = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
+  const input = `${encoded({ alg: 'RS256', typ: 'JWT', kid: key.kid })}.${encoded(claims)}`;
+  const signature = sign('sha256', Buffer.from(input), createPrivateKey({ key, format: 'jwk' }));
+  return `${input}.${signature.toString('base64url')}`;
+}
+async function told(ctx, next) {
+  await next();
+  const honest = ctx.path === '/token' && ctx.body?.id_token;
+  if (!honest) return;
+  const claims = JSON.parse(Buffer.from(honest.split('.')[1], 'base64url'));
+  const lies = {
+    nothing: () => honest,
+    audience: () => signed({ ...claims, aud: 'another-client' }),
+    expired: () => signed({ ...claims, iat: claims.iat - 7200, exp: claims.iat - 3600 }),
+    replay: () => earlier,
+  };
+  ctx.body.id_token = lies[lie]();
+  earlier = honest;
+}
+
 function start() {
   const provider = new Provider(issuer, {
     adapter: Memory,
@@ -55,6 +81,7 @@ function start() {
       claims: () => ({ sub: id, email: `${id}@example.test`, email_verified: true, name: `The ${id}`, groups: groups[id] }),
     }),
   });
+  provider.use(told);
   provider.on('server_error', (ctx, error) => console.error(error));
   server.removeAllListeners('request');
   server.on('request', provider.callback());
@@ -70,6 +97,10 @@ for await (const line of createInterface({ input: process.stdin })) {
     start();
   } else if (command === 'groups') {
     groups[name] = list.split(',');
+  } else if (command === 'nogroups') {
+    delete groups[name];
+  } else if (command === 'lie') {
+    lie = name;
   } else if (command === 'forget') {
     remembered.clear();
   }
