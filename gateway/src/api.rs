@@ -61,6 +61,7 @@ pub fn serve(
     }
     let state = AppState::new(store, control, public_url)
         .behind(config.trusted_proxies.clone())
+        .with_rates(config.request_rates)
         .with_browser_lifetimes(config.browser_lifetimes)
         .with_second_factor_required(config.second_factor_required)
         .with_providers(providers, Duration::from_secs(config.sign_in_refresh_s));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use hoop_actors::network::Network;
+use hoop_api::rate::{ACCOUNT_RATE, ADDRESS_RATE, Rate, Rates};
 use hoop_store::browser_sessions::Lifetimes;
 use hoop_store::ca::LEAF_LIFE_DAYS;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,8 @@ const BROWSER_LIFE_MAX_S: u64 = 30 * 86_400;
 /// Least and longest time between two questions to a provider about a person who stays signed in, in seconds.
 const SIGN_IN_REFRESH_MIN_S: u64 = 1;
 const SIGN_IN_REFRESH_MAX_S: u64 = 86_400;
+/// Most requests, a second or at once, that an address or an account may be allowed.
+const REQUESTS_MAX: u32 = 1_000_000;
 const CERTIFICATE_LIFE_MIN_S: u64 = 6;
 const CERTIFICATE_LIFE_MAX_S: u64 = 397 * 86_400;
 
@@ -61,6 +64,10 @@ struct Raw {
     link_budget_bytes: u64,
     max_sessions: usize,
     handshakes_per_address: usize,
+    address_requests_per_s: u32,
+    address_requests_burst: u32,
+    account_requests_per_s: u32,
+    account_requests_burst: u32,
     trusted_proxies: Networks,
     policy_stale_max_s: u64,
     shutdown_deadline_s: u64,
@@ -137,6 +144,10 @@ const KEYS: &[&str] = &[
     "link_budget_bytes",
     "max_sessions",
     "handshakes_per_address",
+    "address_requests_per_s",
+    "address_requests_burst",
+    "account_requests_per_s",
+    "account_requests_burst",
     "trusted_proxies",
     "policy_stale_max_s",
     "shutdown_deadline_s",
@@ -178,6 +189,10 @@ impl Default for Raw {
             link_budget_bytes: 1 << 30,
             max_sessions: 10_000,
             handshakes_per_address: 512,
+            address_requests_per_s: ADDRESS_RATE.per_s,
+            address_requests_burst: ADDRESS_RATE.burst,
+            account_requests_per_s: ACCOUNT_RATE.per_s,
+            account_requests_burst: ACCOUNT_RATE.burst,
             trusted_proxies: Networks::Text(String::new()),
             policy_stale_max_s: 60,
             shutdown_deadline_s: 25,
@@ -256,6 +271,8 @@ pub struct Config {
     pub link_budget_bytes: u64,
     pub max_sessions: usize,
     pub handshakes_per_address: usize,
+    /// Of the API.
+    pub request_rates: Rates,
     /// Proxies whose word counts for where a connection comes from.
     pub trusted_proxies: Vec<Network>,
     pub policy_stale_max_s: u64,
@@ -413,6 +430,16 @@ impl Config {
             link_budget_bytes: raw.link_budget_bytes.max(16 << 20),
             max_sessions: bounded("max_sessions", raw.max_sessions, 1, 500_000)?,
             handshakes_per_address: bounded("handshakes_per_address", raw.handshakes_per_address, 1, 100_000)?,
+            request_rates: Rates {
+                address: Rate {
+                    per_s: requests("address_requests_per_s", raw.address_requests_per_s)?,
+                    burst: requests("address_requests_burst", raw.address_requests_burst)?,
+                },
+                account: Rate {
+                    per_s: requests("account_requests_per_s", raw.account_requests_per_s)?,
+                    burst: requests("account_requests_burst", raw.account_requests_burst)?,
+                },
+            },
             trusted_proxies: raw.trusted_proxies.parse()?,
             policy_stale_max_s: raw.policy_stale_max_s,
             shutdown_deadline_s: raw.shutdown_deadline_s,
@@ -515,6 +542,18 @@ fn otlp_endpoint(text: String) -> Result<SecretUrl, ConfigError> {
     })
 }
 
+/// A bound of the API's requests: none at all would serve nobody.
+fn requests(key: &'static str, value: u32) -> Result<u32, ConfigError> {
+    if (1..=REQUESTS_MAX).contains(&value) {
+        return Ok(value);
+    }
+    Err(ConfigError::Invalid {
+        key,
+        value: value.to_string(),
+        wanted: "between 1 and 1000000 requests",
+    })
+}
+
 fn address(key: &'static str, value: &str) -> Result<SocketAddr, ConfigError> {
     value.parse().map_err(|_| ConfigError::Invalid {
         key,
@@ -559,6 +598,34 @@ mod tests {
             error,
             "listen_api = \"8009\": an address and port, such as [::]:8009 or 127.0.0.1:8009"
         );
+    }
+
+    #[test]
+    fn rates_have_bounds_and_those_of_the_api_where_nothing_is_said() {
+        let raw = || Raw {
+            store: Some("embedded".into()),
+            ..Raw::default()
+        };
+        assert_eq!(Config::check(raw()).unwrap().request_rates, Rates::default());
+        let mut asked = raw();
+        (asked.account_requests_per_s, asked.account_requests_burst) = (7, REQUESTS_MAX);
+        let account = Config::check(asked).unwrap().request_rates.account;
+        assert_eq!((account.per_s, account.burst), (7, REQUESTS_MAX));
+        for (address_requests_per_s, account_requests_burst, words) in [
+            (0, 1, "address_requests_per_s = \"0\": between 1 and 1000000 requests"),
+            (
+                1,
+                REQUESTS_MAX + 1,
+                "account_requests_burst = \"1000001\": between 1 and 1000000 requests",
+            ),
+        ] {
+            let error = Config::check(Raw {
+                address_requests_per_s,
+                account_requests_burst,
+                ..raw()
+            });
+            assert_eq!(error.unwrap_err().to_string(), words);
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::caller::Caller;
 use crate::list_query::{Filters, ListQuery};
 use crate::page::{Page, bad_cursor, query};
 use crate::problem::{Listed, Problem, Signed};
+use crate::users::Role;
 
 /// Longest kind that is asked for.
 const KIND_MAX_BYTES: usize = 64;
@@ -62,6 +63,30 @@ pub struct ExportQuery {
     writer: Option<Uuid>,
 }
 
+/// Who did it, as it was then: a person, a provider that vouches for one, a replica, or the first start.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "the description alone reads it")]
+pub struct RecordedBy {
+    /// Null where nobody was signed in.
+    user: Option<String>,
+    user_id: Option<Uuid>,
+    role: Option<Role>,
+    address: Option<String>,
+    /// The personal token that was used.
+    #[schema(nullable = false)]
+    token: Option<Uuid>,
+    /// The identity provider whose word it was.
+    #[schema(nullable = false)]
+    provider: Option<String>,
+    /// Whom the provider named.
+    #[schema(nullable = false)]
+    subject: Option<String>,
+    #[schema(nullable = false)]
+    replica: Option<Uuid>,
+    #[schema(nullable = false)]
+    cause: Option<String>,
+}
+
 /// One record of the writers' log.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct AuditRecord {
@@ -73,16 +98,17 @@ pub struct AuditRecord {
     #[schema(example = "rule.update")]
     pub kind: String,
     /// What it was done to.
+    #[schema(required)]
     pub subject: Option<String>,
-    /// Who did it: user, user_id, role and address.
-    #[schema(value_type = Option<Object>)]
+    /// Who did it.
+    #[schema(value_type = Option<RecordedBy>, required)]
     pub by: Value,
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<HashMap<String, Value>>, required)]
     pub before: Value,
-    #[schema(value_type = Option<Object>)]
+    #[schema(value_type = Option<HashMap<String, Value>>, required)]
     pub after: Value,
     /// Whatever else the record says.
-    #[schema(value_type = Object)]
+    #[schema(value_type = HashMap<String, Value>)]
     pub details: Map<String, Value>,
     /// Hexadecimal SHA-256 by which the next record of the log names it.
     pub hash: String,

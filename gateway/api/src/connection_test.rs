@@ -80,6 +80,7 @@ pub struct AgentTest {
     pub agent: String,
     pub ok: bool,
     /// Null where it is ok.
+    #[schema(required)]
     pub failed_at: Option<TestStage>,
     /// As a session's `end_code`; empty where it is ok.
     pub code: String,
@@ -93,6 +94,7 @@ pub struct AgentTest {
     pub sqlstate: String,
     pub server_version: String,
     /// Null: no TLS.
+    #[schema(required)]
     pub tls: Option<TestTls>,
     pub took_us: TestTimes,
 }

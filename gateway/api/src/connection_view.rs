@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::rules::{Mode, all_modes};
+use crate::rule_view::{Mode, all_modes};
 
 /// An enum of the API and the store's, value by value.
 macro_rules! mirrored {
@@ -87,13 +87,13 @@ pub struct ConnectionSettings {
     pub owner: String,
     /// The ways in which it can be used at all; access rules say by whom.
     #[serde(default = "all_modes")]
-    #[schema(min_items = 1)]
+    #[schema(min_items = 1, value_type = Vec<Mode>)]
     pub modes: BTreeSet<Mode>,
     /// Host name or address, as the agent sees it.
     #[schema(min_length = 1, max_length = 253)]
     pub host: String,
     #[serde(default = "port")]
-    #[schema(minimum = 1, default = 5432)]
+    #[schema(minimum = 1, maximum = 65_535, default = 5432)]
     pub port: u16,
     /// Account at the target.
     #[schema(min_length = 1, max_length = 63)]
@@ -106,9 +106,11 @@ pub struct ConnectionSettings {
     pub tls: TargetTls,
     /// With tls `verify-full`: certificates that the agent trusts; empty: its system's.
     #[serde(default)]
+    #[schema(max_length = 262_144)]
     pub tls_ca_pem: String,
     /// With tls `verify-full`: the name in the target's certificate; empty: `host`.
     #[serde(default)]
+    #[schema(max_length = 253)]
     pub tls_server_name: String,
     /// Databases beside the default one that may be asked for; `*` is any.
     #[serde(default)]
@@ -199,6 +201,7 @@ pub struct Connection {
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub target: Option<Target>,
 }
 
@@ -216,6 +219,7 @@ pub struct Target {
     pub secret: SecretIs,
     /// The reference, which is no secret itself.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub secret_reference: Option<String>,
 }
 

@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::body::{Body, CA_BODY_MAX_BYTES};
 use crate::caller::Caller;
 use crate::connection_view::{Connection, ConnectionSettings, SecretInput};
-use crate::etag::{etag, if_match};
+use crate::etag::{IfMatch, etag, if_match};
 use crate::list_query::{Filters, ListQuery};
 use crate::page::Page;
 use crate::problem::{Bodied, Listed, Missing, Problem, Signed, Taken, Versioned};
@@ -136,7 +136,7 @@ pub async fn get_connection(caller: Caller, name: web::Path<String>) -> Result<H
     tag = "connections",
     params(
         ("name" = String, Path, description = "The connection's name"),
-        ("If-Match" = Option<String>, Header, description = "Only where it still has this ETag")
+        IfMatch
     ),
     request_body = ConnectionSettings,
     responses(
@@ -177,7 +177,7 @@ pub async fn update_connection(
     tag = "connections",
     params(
         ("name" = String, Path, description = "The connection's name"),
-        ("If-Match" = Option<String>, Header, description = "Only where it still has this ETag")
+        IfMatch
     ),
     responses((status = 204), Missing, Versioned, Signed),
     security(("bearer" = []))

@@ -47,6 +47,7 @@ pub struct MadeCredential {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = CredentialState)]
 pub enum State {
     Active,
     Expired,

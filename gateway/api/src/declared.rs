@@ -14,8 +14,8 @@ use uuid::Uuid;
 
 use crate::connection_view::{Connection, ConnectionSettings};
 use crate::problem::Problem;
-use crate::rules::{Rule, RuleSettings};
-use crate::{body, connections, rules};
+use crate::rule_view::{self, Rule, RuleSettings};
+use crate::{body, connections};
 
 /// Members that the gateway gives, and nobody declares.
 const GIVEN: [&str; 4] = ["id", "version", "created_at", "updated_at"];
@@ -98,7 +98,7 @@ pub fn connection(declared: &Map<String, Value>) -> Result<Map<String, Value>, F
 /// # Errors
 /// `Fault` where the API would refuse it.
 pub fn rule(declared: &Map<String, Value>) -> Result<Map<String, Value>, Fault> {
-    let (name, spec) = rules::parts(read::<RuleSettings>(declared)?)?;
+    let (name, spec) = rule_view::parts(read::<RuleSettings>(declared)?)?;
     spec.check().map_err(|fault| Fault {
         field: Some(fault.field.to_owned()),
         problem: format!("{} {}.", fault.field, fault.problem),

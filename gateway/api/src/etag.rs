@@ -2,8 +2,19 @@
 
 use actix_web::HttpRequest;
 use actix_web::http::header::IF_MATCH;
+use utoipa::IntoParams;
 
 use crate::problem::Problem;
+
+/// Describes what `if_match` reads.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "the description alone reads it")]
+pub struct IfMatch {
+    /// Only where it still has this ETag.
+    #[param(rename = "If-Match", nullable = false, pattern = r#"^("[0-9]{1,18}"|\*)$"#)]
+    if_match: Option<String>,
+}
 
 pub fn etag(version: i64) -> String {
     format!("\"{version}\"")

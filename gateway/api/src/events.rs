@@ -56,20 +56,24 @@ pub enum EventBody {
 
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Started {
+    #[schema(required)]
     pub session: Option<Uuid>,
     /// UTC, microseconds since 1970.
     pub started_at_us: u64,
     pub protocol: String,
     pub user: String,
+    #[schema(required)]
     pub user_id: Option<Uuid>,
     pub email: String,
     pub groups: Vec<String>,
     pub connection: String,
+    #[schema(required)]
     pub connection_id: Option<Uuid>,
     pub agent: String,
     pub client_address: String,
     pub credential: String,
     pub policy_version: u64,
+    #[schema(required)]
     pub replica: Option<Uuid>,
     pub database: String,
     pub application: String,
@@ -85,8 +89,9 @@ pub struct Attempt {
     pub text: String,
     /// The exact bytes, where they are not UTF-8.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub text_base64: Option<String>,
-    pub params: Vec<Value>,
+    pub params: Vec<BoundValue>,
     pub verdicts: Vec<Verdict>,
     /// The prepared statement's name, where it has one.
     pub name: String,
@@ -98,12 +103,14 @@ pub struct Attempt {
 
 /// A bound parameter.
 #[derive(Debug, Serialize, ToSchema)]
-pub struct Value {
+pub struct BoundValue {
     pub null: bool,
     /// 0 text, 1 binary.
     pub format: u32,
+    #[schema(required)]
     pub text: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub base64: Option<String>,
     pub cut_bytes: u64,
 }
@@ -134,6 +141,7 @@ pub struct Data {
     pub base64: String,
     /// The rows that end in these bytes, a line each, cells parted by tabs, NULL as `\N`; of COPY the data as it is. Null
     /// where it cannot be read as that.
+    #[schema(required)]
     pub text: Option<String>,
 }
 
@@ -254,7 +262,7 @@ fn attempt(e: evidence::Attempt) -> Attempt {
     let value = |v: evidence::Value| {
         let (text, base64) = shown(&v.data);
         let text = if v.null { None } else { Some(text) };
-        Value {
+        BoundValue {
             null: v.null,
             format: v.format,
             text,

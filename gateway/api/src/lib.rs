@@ -32,6 +32,7 @@ mod problem;
 mod proof;
 pub mod rate;
 mod refusals;
+mod rule_view;
 mod rules;
 mod scopes;
 mod second_factor;

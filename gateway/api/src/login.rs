@@ -98,13 +98,18 @@ pub async fn logout(request: HttpRequest, caller: Caller) -> Result<HttpResponse
 pub struct CurrentSession {
     hold: Hold,
     /// How the person signed in; null with a token.
+    #[schema(required)]
     method: Option<String>,
     /// For the header `X-CSRF-Token` of every request that changes something; null with a token, which needs none.
+    #[schema(required)]
     csrf_token: Option<String>,
+    #[schema(required)]
     created_at: Option<DateTime<Utc>>,
     /// The latest end; a browser session ends before that when it is not used.
+    #[schema(required)]
     expires_at: Option<DateTime<Utc>>,
     /// Seconds without a request after which a browser session ends.
+    #[schema(required)]
     idle_s: Option<u64>,
 }
 

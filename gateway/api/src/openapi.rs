@@ -3,10 +3,11 @@
 use std::sync::LazyLock;
 
 use actix_web::App;
+use utoipa::openapi::schema::ArrayItems;
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
-use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathItem};
+use utoipa::openapi::{ComponentsBuilder, InfoBuilder, OpenApi, OpenApiBuilder, PathItem, Ref, RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 use utoipa_actix_web::AppExt;
 
@@ -48,7 +49,21 @@ fn make() -> OpenApi {
         .split_for_parts()
         .1;
     made.paths.paths.values_mut().for_each(take_cookies);
+    if let Some(components) = &mut made.components {
+        let pages = components.schemas.iter_mut();
+        pages.for_each(|(name, schema)| refer_to_items(name, schema));
+    }
     made
+}
+
+/// A page's items by their name, where utoipa writes them out once more.
+fn refer_to_items(name: &str, schema: &mut RefOr<Schema>) {
+    if let Some(item) = name.strip_prefix("Page_")
+        && let RefOr::T(Schema::Object(page)) = schema
+        && let Some(RefOr::T(Schema::Array(items))) = page.properties.get_mut("items")
+    {
+        items.items = ArrayItems::RefOrSchema(Box::new(Ref::from_schema_name(item).into()));
+    }
 }
 
 /// Whatever takes a bearer token takes a session's cookie.

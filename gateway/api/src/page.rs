@@ -17,6 +17,7 @@ pub const LIMIT_MAX: u16 = 200;
 pub struct Page<T> {
     pub items: Vec<T>,
     /// Cursor of the next page; null on the last.
+    #[schema(required)]
     pub next: Option<String>,
 }
 

@@ -8,7 +8,8 @@ use actix_web::http::header::{ALLOW, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, ResponseError};
 use hoop_store::{SqlState, StoreError};
 use serde::Serialize;
-use utoipa::openapi::{ContentBuilder, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
+use utoipa::openapi::{ContentBuilder, Header, HeaderBuilder, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{IntoResponses, ToSchema};
 
 use crate::control::ControlError;
@@ -16,7 +17,7 @@ use crate::control::ControlError;
 /// RFC 9457 §3.
 pub const MEDIA_TYPE: &str = "application/problem+json";
 
-/// What goes over the wire.
+/// What is wrong with a request, or with the gateway (RFC 9457).
 #[derive(Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub struct Document<'a> {
@@ -32,6 +33,7 @@ pub struct Document<'a> {
     instance: &'a str,
     /// The member, parameter or header that is wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     field: Option<&'a str>,
 }
 
@@ -290,7 +292,7 @@ macro_rules! refusals {
 
         impl IntoResponses for $name {
             fn responses() -> BTreeMap<String, RefOr<Response>> {
-                BTreeMap::from([$(($status.to_owned(), documented($text))),+])
+                BTreeMap::from([$(($status.to_owned(), documented($status, $text))),+])
             }
         }
     )+};
@@ -323,14 +325,28 @@ refusals! {
     Throttled: "401" "Wrong user name or password", "429" "Too many attempts";
 }
 
-fn documented(text: &str) -> RefOr<Response> {
+fn documented(status: &str, text: &str) -> RefOr<Response> {
     let content = ContentBuilder::new()
         .schema(Some(Ref::from_schema_name("Problem")))
         .build();
-    RefOr::T(
-        ResponseBuilder::new()
-            .description(text)
-            .content(MEDIA_TYPE, content)
-            .build(),
-    )
+    let mut response = ResponseBuilder::new().description(text).content(MEDIA_TYPE, content);
+    if let Some((name, of)) = header_of(status) {
+        response = response.header(name, of);
+    }
+    RefOr::T(response.build())
+}
+
+/// What goes along with a refusal of this status.
+fn header_of(status: &str) -> Option<(&'static str, Header)> {
+    let described = |kind, text| {
+        HeaderBuilder::new()
+            .schema(Some(ObjectBuilder::new().schema_type(SchemaType::new(kind))))
+            .description(Some(text))
+            .build()
+    };
+    match status {
+        "401" => Some(("WWW-Authenticate", described(Type::String, "RFC 6750"))),
+        "429" | "503" => Some(("Retry-After", described(Type::Integer, "Seconds"))),
+        _ => None,
+    }
 }

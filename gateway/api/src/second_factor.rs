@@ -29,6 +29,7 @@ const ISSUER: &str = "Hoop";
 pub struct SecondFactor {
     /// Whether signing in asks for it.
     enrolled: bool,
+    #[schema(required)]
     confirmed_at: Option<DateTime<Utc>>,
     /// Recovery codes that were not used yet.
     recovery_codes: i64,

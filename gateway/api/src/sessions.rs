@@ -73,6 +73,7 @@ pub struct EventsQuery {
     #[param(minimum = 1, maximum = 200)]
     limit: Option<u16>,
     /// `next` of the page before: the number of its last event.
+    #[param(pattern = "^[0-9]{1,19}$")]
     cursor: Option<String>,
 }
 

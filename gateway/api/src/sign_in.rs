@@ -86,13 +86,16 @@ impl Hold {
 pub struct SignedIn {
     /// For `Authorization: Bearer`. This is the only time it is shown. Absent where a cookie was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub token: Option<String>,
     /// For the header `X-CSRF-Token`. Absent where a token was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub csrf_token: Option<String>,
     pub expires_at: DateTime<Utc>,
     /// Where this sign-in has set up a second factor: codes for when the authenticator is lost, shown this once.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     pub recovery_codes: Option<Vec<String>>,
 }
 

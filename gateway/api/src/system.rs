@@ -63,7 +63,7 @@ pub async fn ca_pem(state: web::Data<AppState>) -> HttpResponse {
 }
 
 /// This description.
-#[utoipa::path(tag = "installation", responses((status = 200, description = "OpenAPI 3.1", body = Object), Open))]
+#[utoipa::path(tag = "installation", responses((status = 200, description = "OpenAPI 3.1", body = HashMap<String, serde_json::Value>), Open))]
 #[get("/openapi.json")]
 pub async fn openapi_json() -> HttpResponse {
     HttpResponse::Ok().json(crate::openapi::document())

@@ -96,6 +96,7 @@ pub struct Token {
     pub created_at: DateTime<Utc>,
     pub expires_at: DateTime<Utc>,
     /// To about ten minutes; null: never.
+    #[schema(required)]
     pub last_used_at: Option<DateTime<Utc>>,
 }
 
@@ -122,7 +123,7 @@ pub struct NewToken {
     /// What it is for.
     #[schema(min_length = 1, max_length = 128)]
     name: String,
-    #[schema(min_items = 1)]
+    #[schema(min_items = 1, value_type = Vec<Scope>)]
     scopes: BTreeSet<Scope>,
     /// Seconds that it is valid: 90 days where absent, 366 days at most.
     #[schema(minimum = 60, maximum = 31_622_400, default = 7_776_000)]

@@ -1,7 +1,7 @@
 //! People with a local password.
 
 use actix_web::http::header::ETAG;
-use actix_web::{HttpRequest, HttpResponse, delete, get, post, put, web};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, delete, get, post, put, web};
 use chrono::{DateTime, Utc};
 use hoop_store::list::Listing;
 use hoop_store::users as stored;
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use crate::body::{BODY_MAX_BYTES, Body};
 use crate::caller::Caller;
-use crate::etag::{etag, if_match};
+use crate::etag::{IfMatch, etag, if_match};
 use crate::list_query::{Filters, ListQuery};
 use crate::page::Page;
 use crate::passwords;
@@ -153,7 +153,10 @@ pub async fn list_users(request: HttpRequest, caller: Caller) -> Result<web::Jso
 #[utoipa::path(
     tag = "users",
     request_body = NewUser,
-    responses((status = 201, body = User), Taken, Bodied, Signed),
+    responses(
+        (status = 201, body = User, headers(("ETag" = String, description = "Its version"))),
+        Taken, Bodied, Signed
+    ),
     security(("bearer" = []))
 )]
 #[post("/users")]
@@ -183,7 +186,7 @@ pub async fn create_user(caller: Caller, body: Body) -> Result<HttpResponse, Pro
             &caller.witness(),
         )
         .await?;
-    Ok(HttpResponse::Created().json(User::from(user)))
+    Ok(answer(HttpResponse::Created(), user))
 }
 
 /// What is set of a user.
@@ -211,8 +214,8 @@ fn missing(name: &str) -> Problem {
     Problem::not_found(format!("user {name} does not exist."))
 }
 
-fn answer(user: stored::User) -> HttpResponse {
-    HttpResponse::Ok()
+fn answer(mut response: HttpResponseBuilder, user: stored::User) -> HttpResponse {
+    response
         .insert_header((ETAG, etag(user.version)))
         .json(User::from(user))
 }
@@ -225,7 +228,7 @@ fn answer(user: stored::User) -> HttpResponse {
 )]
 #[get("/me")]
 pub async fn me(caller: Caller) -> HttpResponse {
-    answer(caller.user)
+    answer(HttpResponse::Ok(), caller.user)
 }
 
 /// One user.
@@ -239,7 +242,8 @@ pub async fn me(caller: Caller) -> HttpResponse {
 pub async fn get_user(caller: Caller, username: web::Path<String>) -> Result<HttpResponse, Problem> {
     caller.require_reader()?;
     let found = caller.state().store.find_user(&username).await?;
-    found.map(answer).ok_or_else(|| missing(&username))
+    let user = found.ok_or_else(|| missing(&username))?;
+    Ok(answer(HttpResponse::Ok(), user))
 }
 
 /// Replace what is set of a user. Sessions that this no longer allows end.
@@ -247,7 +251,7 @@ pub async fn get_user(caller: Caller, username: web::Path<String>) -> Result<Htt
     tag = "users",
     params(
         ("username" = String, Path, description = "The user's name"),
-        ("If-Match" = Option<String>, Header, description = "Only where it still has this ETag")
+        IfMatch
     ),
     request_body = UserSettings,
     responses(
@@ -276,7 +280,7 @@ pub async fn update_user(
     let user = store
         .update_user(&username, settings, version, &caller.witness())
         .await?;
-    Ok(answer(user))
+    Ok(answer(HttpResponse::Ok(), user))
 }
 
 /// Delete a user. Tokens, credentials and sessions end; records keep speaking of the person.
@@ -284,7 +288,7 @@ pub async fn update_user(
     tag = "users",
     params(
         ("username" = String, Path, description = "The user's name"),
-        ("If-Match" = Option<String>, Header, description = "Only where it still has this ETag")
+        IfMatch
     ),
     responses((status = 204), Missing, Versioned, Administered, Signed),
     security(("bearer" = []))

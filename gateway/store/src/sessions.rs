@@ -18,9 +18,11 @@ pub struct SessionRow {
     pub id: Uuid,
     pub protocol: String,
     pub user: String,
+    #[schema(required)]
     pub user_id: Option<Uuid>,
     pub email: String,
     pub connection: String,
+    #[schema(required)]
     pub connection_id: Option<Uuid>,
     pub agent: String,
     pub client_address: String,
@@ -32,8 +34,10 @@ pub struct SessionRow {
     pub audit_mode: String,
     pub replica: Uuid,
     pub started_at: DateTime<Utc>,
+    #[schema(required)]
     pub ended_at: Option<DateTime<Utc>>,
     /// Why it ended: a stable name.
+    #[schema(required)]
     pub end_code: Option<String>,
     pub end_message: String,
     /// The end is what another replica supposed; the replayed journal may say otherwise.

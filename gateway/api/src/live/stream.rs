@@ -12,6 +12,7 @@ use futures_util::{Stream, stream};
 use serde::Deserialize;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Interval, MissedTickBehavior};
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::{Audience, Numbered, Subscription};
@@ -27,6 +28,32 @@ const RETRY_MS: u32 = 2_000;
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
+/// Where a stream goes on.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "the description alone reads it")]
+struct LastEventId {
+    /// The id of the last event that was seen.
+    #[param(rename = "Last-Event-ID", nullable = false)]
+    last: Option<String>,
+}
+
+/// One event of the stream: OpenAPI before 3.2 describes each by the stream's schema.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "the description alone reads it")]
+pub struct ServerSentEvent {
+    #[schema(example = "session.started")]
+    event: String,
+    /// A JSON document.
+    data: String,
+    /// For `Last-Event-ID`; `resync` within a stream, and `end`, have none.
+    #[schema(nullable = false)]
+    id: Option<String>,
+    /// Milliseconds; with the first event.
+    #[schema(nullable = false)]
+    retry: Option<u32>,
+}
+
 /// No parameters.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,9 +67,9 @@ struct NoQuery {}
 /// read again what is shown. A `resync` in the stream ends it, as does `end`: the sign-in is over.
 #[utoipa::path(
     tag = "events",
-    params(("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen")),
+    params(LastEventId),
     responses(
-        (status = 200, description = "Events", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "Events", body = ServerSentEvent, content_type = "text/event-stream"),
         Crowded, Listed, Signed
     ),
     security(("bearer" = []))

@@ -109,7 +109,8 @@ pub struct NotYet {
     status: u16,
     detail: &'static str,
     instance: &'static str,
-    /// `authorization_pending`, `slow_down`, `access_denied` or `expired_token`.
+    /// `authorization_pending`, `slow_down`, `access_denied` or `expired_token`; absent where the body is not JSON.
+    #[schema(required = false)]
     error: &'static str,
 }
 

@@ -20,10 +20,13 @@ pub struct Identity {
     pub email: String,
     pub display_name: String,
     /// As the provider told them last; null where it never told any.
+    #[schema(required)]
     pub groups: Option<Vec<String>>,
     pub linked_at: DateTime<Utc>,
+    #[schema(required)]
     pub last_sign_in_at: Option<DateTime<Utc>>,
     /// When the provider last confirmed the sign-in without the person.
+    #[schema(required)]
     pub refreshed_at: Option<DateTime<Utc>>,
     /// Whether the provider is asked again while the person is signed in.
     pub refreshes: bool,

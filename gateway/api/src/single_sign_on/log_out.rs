@@ -13,6 +13,7 @@ use crate::problem::{Problem, Signed};
 #[derive(Serialize, ToSchema)]
 pub struct LogOutAddress {
     /// Null where the person did not sign in at a provider that offers this.
+    #[schema(required)]
     url: Option<String>,
 }
 

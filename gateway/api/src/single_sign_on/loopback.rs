@@ -202,7 +202,7 @@ async fn answered(request: &HttpRequest, state: &AppState, body: Body) -> Result
 pub struct CodeAndVerifier {
     #[schema(max_length = 128)]
     code: String,
-    #[schema(min_length = 43, max_length = 128)]
+    #[schema(min_length = 43, max_length = 128, pattern = "^[A-Za-z0-9._~-]+$")]
     code_verifier: String,
 }
 
@@ -223,10 +223,12 @@ pub async fn loopback_token(
     body: Body,
 ) -> Result<HttpResponse, Problem> {
     let asked: CodeAndVerifier = body.json(BODY_MAX_BYTES).await?;
-    if !(VERIFIER_MIN_CHARS..=VERIFIER_MAX_CHARS).contains(&asked.code_verifier.len()) {
+    let is_unreserved = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let fits = (VERIFIER_MIN_CHARS..=VERIFIER_MAX_CHARS).contains(&asked.code_verifier.len());
+    if !fits || !asked.code_verifier.bytes().all(is_unreserved) {
         return Err(Problem::field(
             "code_verifier",
-            "code_verifier must be 43 to 128 characters (RFC 7636).",
+            "code_verifier must be 43 to 128 letters, digits and - . _ ~ (RFC 7636).",
         ));
     }
     let user = state.store.redeem_code(&asked.code, &asked.code_verifier).await?;

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use serde_json::Value;
@@ -315,6 +315,73 @@ async fn the_description_refers_only_to_what_it_holds_and_names_operations_once(
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), all);
+}
+
+/// Names of the schemas that answers are made of, with what those refer to.
+fn answered(document: &Value) -> BTreeSet<String> {
+    let responses = document["paths"].as_object().unwrap().values().flat_map(|item| {
+        let operations = item.as_object().unwrap().values();
+        operations.map(|operation| operation["responses"].clone())
+    });
+    let mut waiting: Vec<Value> = responses.collect();
+    let mut names = BTreeSet::new();
+    while let Some(value) = waiting.pop() {
+        match value {
+            Value::Object(members) => {
+                if let Some(Value::String(target)) = members.get("$ref")
+                    && names.insert(target.rsplit('/').next().unwrap().to_owned())
+                {
+                    waiting.push(document.pointer(target.trim_start_matches('#')).unwrap().clone());
+                }
+                waiting.extend(members.into_iter().map(|(_, value)| value));
+            }
+            Value::Array(items) => waiting.extend(items),
+            _ => {}
+        }
+    }
+    names
+}
+
+fn may_be_null(member: &Value) -> bool {
+    let is_null = |kind: &Value| kind == "null" || kind["type"] == "null";
+    ["type", "oneOf", "anyOf"]
+        .iter()
+        .any(|of| member[of].as_array().is_some_and(|kinds| kinds.iter().any(is_null)))
+}
+
+/// Who reads a record must expect what other releases have written.
+const OPEN: [&str; 1] = ["RecordedBy"];
+
+#[actix_web::test]
+async fn a_member_of_an_answer_is_there_or_absent_but_never_either_or_null() {
+    let rig = rig().await;
+    let document = rig.get("/api/openapi.json", "").await.json();
+    let names = answered(&document);
+    assert!(names.contains("Connection") && names.contains("Page_Connection") && names.contains("Target"));
+    for name in names.iter().filter(|name| !OPEN.contains(&name.as_str())) {
+        let schema = &document["components"]["schemas"][name];
+        let required = schema["required"].as_array().cloned().unwrap_or_default();
+        for (member, of) in schema["properties"].as_object().into_iter().flatten() {
+            let always = required.iter().any(|other| other == member);
+            assert!(always || !may_be_null(of), "{name}.{member} is optional and null: {of}");
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a_page_names_what_its_items_are() {
+    let rig = rig().await;
+    let document = rig.get("/api/openapi.json", "").await.json();
+    let schemas = document["components"]["schemas"].as_object().unwrap();
+    let pages = schemas.iter().filter(|(name, _)| name.starts_with("Page_"));
+    let mut seen = 0;
+    for (name, schema) in pages {
+        let item = name.trim_start_matches("Page_");
+        let items = &schema["properties"]["items"]["items"];
+        assert_eq!(items["$ref"], format!("#/components/schemas/{item}"), "{name}");
+        seen += 1;
+    }
+    assert!(seen >= 9, "{seen}");
 }
 
 #[actix_web::test]
