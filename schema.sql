@@ -447,3 +447,58 @@ create index writer_log_subject on writer_log (writer_log_member(payload, '{subj
 
 -- Of the user when the person said yes: where it is another by then, there is no token.
 alter table cli_sign_ins add column user_version bigint;
+
+-- section 11: lists at size; who manages agents
+-- Each order of a list, and each filter that few rows may match, reads about as many rows as its page has. The names end
+-- in the id, for rows of one import share their moment.
+
+create index users_by_name on users (username, id);       -- deleted ones too: credentials speak of them
+create index users_by_email on users (email, id) where deleted_at is null;
+create index users_by_creation on users (created_at, id) where deleted_at is null;
+create index users_by_role on users (role, username, id) where deleted_at is null;
+create index users_inactive on users (username, id) where deleted_at is null and not active;
+create index users_service on users (username, id) where deleted_at is null and service;
+create index users_gone on users (id) where deleted_at is not null or not active;
+
+create index connections_by_name on connections (name, id);
+create index connections_by_creation on connections (created_at, id) where deleted_at is null;
+create index connections_by_update on connections (updated_at, id) where deleted_at is null;
+create index connections_by_owner on connections ((settings ->> 'owner'), name, id) where deleted_at is null;
+create index connections_by_protocol on connections ((settings ->> 'protocol'), name, id) where deleted_at is null;
+create index connections_by_entry on connections using gin ((settings -> 'agents'), (settings -> 'tags'))
+    with (fastupdate = off);
+create index connections_by_beginning on connections (name collate "C") where deleted_at is null;
+create index connections_open on connections (id) where deleted_at is null and (settings ->> 'allow_members') = 'true';
+create index connections_gone on connections (id) where deleted_at is not null;
+
+-- how many have one, for the planner: whether a page is found sooner in its order or by its filter
+create statistics connections_protocol on (settings ->> 'protocol') from connections;
+create statistics access_rules_enabled on (coalesce((spec ->> 'enabled')::boolean, true)) from access_rules;
+
+create index access_rules_by_creation on access_rules (created_at, id) where deleted_at is null;
+create index access_rules_by_update on access_rules (updated_at, id) where deleted_at is null;
+create index access_rules_disabled on access_rules (name, id)
+    where deleted_at is null and not coalesce((spec ->> 'enabled')::boolean, true);
+create index access_rules_by_entry on access_rules using gin (
+    (spec -> 'groups'), (spec -> 'users'), (spec -> 'roles'), (spec -> 'connections'), (spec -> 'tags')
+) with (fastupdate = off);
+
+create index sessions_in_order_of_user on sessions (user_name, id);
+create index sessions_in_order_of_connection on sessions (connection, id);
+create index sessions_by_agent on sessions (agent, started_at desc, id desc);
+create index sessions_by_protocol on sessions (protocol, started_at desc, id desc);
+create index sessions_by_end on sessions (end_code, started_at desc, id desc);
+
+create index credentials_by_expiry on credentials (expires_at, id);
+create index credentials_by_connection on credentials (connection_id, created_at desc, id desc);
+create index credentials_revoked on credentials (id) where revoked_at is not null;
+create index personal_tokens_by_expiry on personal_tokens (expires_at, id);
+create index personal_tokens_by_name on personal_tokens (name, id);
+create index personal_tokens_revoked on personal_tokens (id) where revoked_at is not null;
+create index ssh_keys_by_creation on ssh_keys (created_at, id);
+create index ssh_keys_by_name on ssh_keys (name, id);
+
+create index writer_log_kind on writer_log (kind collate "C", at_us, writer, seq);
+
+-- The set of declarations that made an agent, and may remove it; empty: none.
+alter table agents add column managed_by text not null default '';

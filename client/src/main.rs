@@ -9,6 +9,7 @@ mod secret;
 mod server;
 mod show;
 mod sign_in;
+mod terminal;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,8 +54,12 @@ struct Login {
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Show a code to type into a browser on any machine, and open none here.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "user")]
     device: bool,
+    /// With this account's local password, which is asked for here, and its second factor. Not for accounts of an
+    /// identity provider.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
 }
 
 #[derive(Args)]
@@ -142,10 +147,10 @@ async fn login(login: Login) -> Result<()> {
             .and_then(|before| before.ca_pem),
     };
     let server = Server::anonymous(&address, ca_pem.as_deref())?;
-    let token = if login.device || !browser::is_here() {
-        sign_in::device::run(&server).await?
-    } else {
-        sign_in::loopback::run(&server).await?
+    let token = match &login.user {
+        Some(user) => sign_in::password::run(&server, user).await?,
+        None if login.device || !browser::is_here() => sign_in::device::run(&server).await?,
+        None => sign_in::loopback::run(&server).await?,
     };
     let account = Account {
         server: address,

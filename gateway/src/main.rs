@@ -59,8 +59,10 @@ enum Command {
     Events(commands::Events),
     /// Put a new master key in the place of the present one, while the gateways serve. Run it again where it stopped.
     RotateMasterKey(rotate::RotateMasterKey),
-    /// Make connections, access rules and agents as YAML files declare them, through the API.
+    /// Make connections, access rules, agents and groups as YAML files declare them, through the API.
     Apply(apply::Apply),
+    /// Print them as such files, without secrets, through the API.
+    Get(apply::Get),
     /// Work with journals.
     #[command(subcommand)]
     Journal(commands::Journal),
@@ -68,9 +70,17 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    if let Some(Command::Apply(apply)) = arguments.command {
-        return apply.main();
-    }
+    let arguments = match arguments {
+        Arguments {
+            command: Some(Command::Apply(apply)),
+            ..
+        } => return apply.main(),
+        Arguments {
+            command: Some(Command::Get(get)),
+            ..
+        } => return get.main(),
+        arguments => arguments,
+    };
     let config = match Config::load(arguments.config.as_deref()) {
         Ok(config) => config,
         Err(error) => return commands::fail(&error.into()),
@@ -90,8 +100,8 @@ fn main() -> ExitCode {
             Some(Command::Export(export)) => export.run(&config).await,
             Some(Command::Events(events)) => events.run(&config).await,
             Some(Command::RotateMasterKey(rotate)) => rotate.run(&config).await,
-            // has ended above: it needs no configuration
-            Some(Command::Apply(_)) => Ok(ExitCode::SUCCESS),
+            // have ended above: they need no configuration
+            Some(Command::Apply(_) | Command::Get(_)) => Ok(ExitCode::SUCCESS),
             Some(Command::Journal(journal)) => journal.run(&config).await,
         }
     });

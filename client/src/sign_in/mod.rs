@@ -1,7 +1,9 @@
-//! Signing in: the person says yes in a browser, where every way of signing in works, and this program gets a token.
+//! Signing in: the person says yes in a browser, where every way of signing in works, and this program gets a token; or
+//! types a local password here.
 
 pub mod device;
 pub mod loopback;
+pub mod password;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;

@@ -142,7 +142,7 @@ impl RuleSet {
     }
 
     /// Rules that speak of this person, each once.
-    fn of_person(&self, subject: &Subject<'_>) -> impl Iterator<Item = &Rule> {
+    pub(crate) fn of_person(&self, subject: &Subject<'_>) -> impl Iterator<Item = &Rule> {
         let groups = subject.groups.iter().filter_map(|group| self.by_group.get(group));
         let lists = groups
             .chain(self.by_user.get(subject.username))
@@ -180,22 +180,13 @@ impl RuleSet {
     #[must_use]
     pub fn explain(&self, subject: &Subject<'_>, object: &Object<'_>, circumstances: &Circumstances) -> Explanation {
         let decision = self.decide(subject, object, circumstances);
-        let mut near: Vec<(u32, &Rule, Vec<Obstacle>)> = self
-            .rules
-            .iter()
-            .map(|rule| {
-                let met = obstacles(rule, subject, object, circumstances);
-                (met.iter().map(|obstacle| distance(*obstacle, rule)).sum(), rule, met)
-            })
-            .collect();
-        near.sort_by(|(far, a, _), (farther, b, _)| far.cmp(farther).then_with(|| a.name.cmp(&b.name)));
-        near.truncate(EXPLAINED_RULES_MAX);
-        let tried: Vec<Tried> = near
+        let tried: Vec<Tried> = self
+            .nearest(subject, object, circumstances)
             .into_iter()
-            .map(|(_, rule, obstacles)| Tried {
+            .map(|(_, rule)| Tried {
                 id: rule.id,
                 rule: rule.name.clone(),
-                obstacles,
+                obstacles: obstacles(rule, subject, object, circumstances).collect(),
             })
             .collect();
         let summary = self.summary(&decision, subject, object, circumstances.mode, &tried);
@@ -204,6 +195,22 @@ impl RuleSet {
             summary,
             tried,
         }
+    }
+
+    /// At most `EXPLAINED_RULES_MAX`, each with its distance, the nearest first. Only those are put in order.
+    fn nearest(&self, subject: &Subject<'_>, object: &Object<'_>, circumstances: &Circumstances) -> Vec<(u32, &Rule)> {
+        let far = |rule| {
+            let met = obstacles(rule, subject, object, circumstances);
+            met.map(|obstacle| distance(obstacle, rule)).sum()
+        };
+        let mut near: Vec<(u32, &Rule)> = self.rules.iter().map(|rule| (far(rule), rule)).collect();
+        let order = |(far, a): &(u32, &Rule), (farther, b): &(u32, &Rule)| far.cmp(farther).then(a.name.cmp(&b.name));
+        if near.len() > EXPLAINED_RULES_MAX {
+            near.select_nth_unstable_by(EXPLAINED_RULES_MAX, order);
+            near.truncate(EXPLAINED_RULES_MAX);
+        }
+        near.sort_unstable_by(order);
+        near
     }
 
     fn summary(
@@ -328,7 +335,12 @@ const fn limit(rule: &Rule) -> Option<u32> {
     }
 }
 
-fn obstacles(rule: &Rule, subject: &Subject<'_>, object: &Object<'_>, circumstances: &Circumstances) -> Vec<Obstacle> {
+fn obstacles(
+    rule: &Rule,
+    subject: &Subject<'_>,
+    object: &Object<'_>,
+    circumstances: &Circumstances,
+) -> impl Iterator<Item = Obstacle> + use<> {
     let shut = matches!(window(rule, circumstances), Window::Shut);
     let checks = [
         (!rule.spec.enabled, Obstacle::Disabled),
@@ -341,7 +353,6 @@ fn obstacles(rule: &Rule, subject: &Subject<'_>, object: &Object<'_>, circumstan
     checks
         .into_iter()
         .filter_map(|(stands, obstacle)| stands.then_some(obstacle))
-        .collect()
 }
 
 /// How far an obstacle keeps a rule from allowing, for the order of an explanation: another hour or network is nearer than

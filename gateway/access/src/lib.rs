@@ -3,11 +3,13 @@
 //! the same answer from the same code.
 
 mod decide;
+mod reach;
 mod rule;
 mod schedule;
 
 pub use decide::{
     Circumstances, Decision, EXPLAINED_RULES_MAX, Explanation, Object, Obstacle, RuleSet, Subject, Tried,
 };
+pub use reach::Reach;
 pub use rule::{Fault, MODES, Mode, Role, Rule, RuleSpec};
 pub use schedule::{Day, Schedule};

@@ -101,6 +101,9 @@ pub struct RuleSpec {
     pub networks: BTreeSet<IpNet>,
     /// Longest life of a credential made by this rule, in seconds; 0: no limit of its own.
     pub max_credential_s: u32,
+    /// The set of declarations that made it, and may remove it; empty: none. It says nothing of access.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub managed_by: String,
 }
 
 impl Default for RuleSpec {
@@ -117,6 +120,7 @@ impl Default for RuleSpec {
             schedule: None,
             networks: BTreeSet::new(),
             max_credential_s: 0,
+            managed_by: String::new(),
         }
     }
 }

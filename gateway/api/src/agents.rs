@@ -22,6 +22,8 @@ pub struct Agent {
     pub name: String,
     /// It has a link to a replica.
     pub online: bool,
+    /// The set of declarations (`hoop-gateway apply --set`) that made it, and may remove it; empty: none.
+    pub managed_by: String,
     pub created_at: DateTime<Utc>,
 }
 
@@ -31,6 +33,7 @@ impl Agent {
             id: agent.id,
             name: agent.name,
             online,
+            managed_by: agent.managed_by,
             created_at: agent.created_at,
         }
     }
@@ -42,6 +45,10 @@ pub struct NewAgent {
     /// A DNS label.
     #[schema(min_length = 1, max_length = 63, pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$")]
     name: String,
+    /// The set of declarations (`hoop-gateway apply --set`) that makes it, and may remove it; empty: none.
+    #[serde(default)]
+    #[schema(max_length = 63, pattern = "^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$")]
+    managed_by: String,
 }
 
 #[derive(Serialize, ToSchema)]
@@ -108,7 +115,11 @@ pub async fn register_agent(caller: Caller, body: Body) -> Result<HttpResponse, 
     caller.require_admin()?;
     let new: NewAgent = body.json(BODY_MAX_BYTES).await?;
     let state = caller.state();
-    let registered = state.store.register_agent(&new.name, &caller.witness()).await?;
+    let witness = caller.witness();
+    let registered = state
+        .store
+        .register_agent_of(&new.name, &new.managed_by, &witness)
+        .await?;
     let pin = state.store.installation().ca.pin();
     let key = hoop_key(
         &registered.agent.name,

@@ -153,6 +153,10 @@ pub struct ConnectionSettings {
     #[serde(default)]
     #[schema(max_items = 64)]
     pub tags: Vec<String>,
+    /// The set of declarations (`hoop-gateway apply --set`) that made it, and may remove it; empty: none.
+    #[serde(default)]
+    #[schema(max_length = 63, pattern = "^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$")]
+    pub managed_by: String,
 }
 
 fn postgres() -> String {
@@ -197,6 +201,8 @@ pub struct Connection {
     pub session_max_s: u32,
     pub result_max_bytes: u64,
     pub allow_members: bool,
+    /// The set of declarations that made it, and may remove it; empty: none.
+    pub managed_by: String,
     pub version: i64,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
@@ -245,6 +251,7 @@ impl Connection {
             session_max_s: settings.session_max_s,
             result_max_bytes: settings.result_max_bytes,
             allow_members: settings.allow_members,
+            managed_by: settings.managed_by,
             version: stored.version,
             created_at: stored.created_at,
             updated_at: stored.updated_at,

@@ -69,8 +69,11 @@ pub async fn list_connections(request: HttpRequest, caller: Caller) -> Result<we
         ));
     }
     let store = &caller.state().store;
-    let may_see = |connection: &Stored| caller.reads_all() || caller.may_use(connection);
-    let listed = store.list_connections(&filter.into(), &asked.window, may_see).await?;
+    let reach = (!caller.reads_all()).then(|| store.rules().reach(&caller.user.subject()));
+    let may_see = |connection: &Stored| reach.is_none() || caller.may_use(connection);
+    let listed = store
+        .list_connections(&filter.into(), &asked.window, reach.as_ref(), may_see)
+        .await?;
     let view = |connection| match caller.reads_all() {
         true => Connection::whole(connection),
         false => Connection::for_member(connection),
@@ -241,6 +244,7 @@ pub(crate) fn parts(new: ConnectionSettings) -> (String, Settings, SecretChange)
         allow_members: new.allow_members,
         description: new.description,
         tags: new.tags,
+        managed_by: new.managed_by,
     };
     (new.name, settings, secret)
 }

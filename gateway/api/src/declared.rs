@@ -17,8 +17,8 @@ use crate::problem::Problem;
 use crate::rule_view::{self, Rule, RuleSettings};
 use crate::{body, connections};
 
-/// Members that the gateway gives, and nobody declares.
-const GIVEN: [&str; 4] = ["id", "version", "created_at", "updated_at"];
+/// Members that the gateway or apply gives, and nobody declares.
+const GIVEN: [&str; 5] = ["id", "version", "created_at", "updated_at", "managed_by"];
 
 /// A declaration is not acceptable.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -39,6 +39,12 @@ impl From<Problem> for Fault {
 }
 
 fn read<T: DeserializeOwned>(declared: &Map<String, Value>) -> Result<T, Fault> {
+    if declared.contains_key("managed_by") {
+        return Err(Fault {
+            field: Some("managed_by".into()),
+            problem: "managed_by is not declared: apply sets it, with --set.".into(),
+        });
+    }
     let bytes = serde_json::to_vec(declared).unwrap_or_default();
     Ok(body::parse(&bytes)?)
 }
@@ -150,6 +156,10 @@ mod tests {
             (json!({"name": "sre", "networks": ["ten"]}), "networks"),
             (json!({"name": "sre", "groups": ["sre"]}), "connections"),
             (json!({"groups": ["sre"]}), "name"),
+            (
+                json!({"name": "sre", "groups": ["sre"], "connections": ["x"], "managed_by": "a"}),
+                "managed_by",
+            ),
         ] {
             let fault = rule(&object(declared.clone())).unwrap_err();
             assert_eq!(fault.field.as_deref(), Some(field), "{declared}: {fault:?}");

@@ -141,6 +141,10 @@ pub struct RuleSettings {
     #[serde(default)]
     #[schema(maximum = 172_800)]
     pub max_credential_s: u32,
+    /// The set of declarations (`hoop-gateway apply --set`) that made it, and may remove it; empty: none.
+    #[serde(default)]
+    #[schema(max_length = 63, pattern = "^([a-z0-9]([a-z0-9-]*[a-z0-9])?)?$")]
+    pub managed_by: String,
 }
 
 const fn yes() -> bool {
@@ -196,6 +200,7 @@ impl From<StoredRule> for Rule {
             }),
             networks: spec.networks.iter().map(ToString::to_string).collect(),
             max_credential_s: spec.max_credential_s,
+            managed_by: spec.managed_by,
             created_at: stored.created_at,
             updated_at: stored.updated_at,
         }
@@ -266,6 +271,7 @@ pub(crate) fn parts(new: RuleSettings) -> Result<(String, RuleSpec), Problem> {
         }),
         networks: new.networks.into_iter().map(network).collect::<Result<_, _>>()?,
         max_credential_s: new.max_credential_s,
+        managed_by: new.managed_by,
     };
     Ok((new.name, spec))
 }

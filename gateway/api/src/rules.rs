@@ -294,8 +294,7 @@ pub async fn explain(request: HttpRequest, caller: Caller) -> Result<web::Json<E
             .address
             .map(|address| (asked.at.unwrap_or_else(Utc::now), address)),
     };
-    // what is stored now, whether this replica has heard of it or not
-    let rules = store.refresh_rules().await?;
+    let rules = store.current_rules().await?;
     let explained = rules.explain(&user.subject(), &connection.object(), &circumstances);
     Ok(web::Json(explained.into()))
 }

@@ -112,6 +112,8 @@ pub struct UsersFilter {
     active: Option<bool>,
     /// Service accounts, or people.
     service: Option<bool>,
+    /// Whose groups an identity provider tells, or whose are given here.
+    provider_groups: Option<bool>,
     /// What the name or the e-mail address contains.
     #[param(max_length = 256)]
     q: Option<String>,
@@ -128,6 +130,7 @@ impl From<UsersFilter> for stored::UserFilter {
             group: filter.group,
             active: filter.active,
             service: filter.service,
+            provider_groups: filter.provider_groups,
             q: filter.q,
         }
     }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use reqwest::header::{ETAG, HeaderMap, HeaderValue, IF_MATCH};
+use reqwest::header::{ETAG, HeaderMap, HeaderValue, IF_MATCH, RETRY_AFTER};
 use reqwest::{Certificate, Method, StatusCode};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
@@ -14,6 +14,9 @@ use super::declaration::Kind;
 
 /// Longest time of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// Waits that one request may be told, and the longest of them.
+const WAITS_MAX: u32 = 10;
+const WAIT_MAX: Duration = Duration::from_secs(60);
 /// Items of a page, at most what the API gives.
 const PAGE_ITEMS: u32 = 200;
 /// Longest text of a refusal that is no problem document.
@@ -30,6 +33,15 @@ pub struct Client {
     http: reqwest::Client,
     base: String,
     token: Zeroizing<String>,
+}
+
+/// How long the gateway wants to be left alone: it takes so many requests a second from one account.
+fn wanted_wait(answer: &reqwest::Response) -> Option<Duration> {
+    if answer.status() != StatusCode::TOO_MANY_REQUESTS {
+        return None;
+    }
+    let wanted = answer.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    Some(Duration::from_secs(wanted).min(WAIT_MAX))
 }
 
 /// The token must not go over a wire in clear.
@@ -77,14 +89,13 @@ impl Client {
         })
     }
 
-    async fn send(
+    fn request(
         &self,
         method: Method,
         path: &str,
         tag: Option<&str>,
         body: Option<&Map<String, Value>>,
-    ) -> Result<(StatusCode, HeaderMap, Value)> {
-        let what = format!("{method} {path}");
+    ) -> reqwest::RequestBuilder {
         let mut request = self
             .http
             .request(method, format!("{}{path}", self.base))
@@ -95,7 +106,27 @@ impl Client {
         if let Some(body) = body {
             request = request.json(body);
         }
-        let answer = request.send().await.with_context(|| what.clone())?;
+        request
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        tag: Option<&str>,
+        body: Option<&Map<String, Value>>,
+    ) -> Result<(StatusCode, HeaderMap, Value)> {
+        let what = format!("{method} {path}");
+        let mut waits = WAITS_MAX;
+        let answer = loop {
+            let request = self.request(method.clone(), path, tag, body);
+            let answer = request.send().await.with_context(|| what.clone())?;
+            match wanted_wait(&answer) {
+                Some(wait) if waits > 0 => tokio::time::sleep(wait).await,
+                _ => break answer,
+            }
+            waits -= 1;
+        };
         let (status, headers) = (answer.status(), answer.headers().clone());
         let text = answer.text().await.with_context(|| what.clone())?;
         let json = serde_json::from_str(&text).unwrap_or(Value::Null);
@@ -111,7 +142,12 @@ impl Client {
 
     /// `None` where there is none of this name.
     pub async fn find(&self, kind: Kind, name: &str) -> Result<Option<Found>> {
-        let (status, headers, json) = self.send(Method::GET, &path(kind, name), None, None).await?;
+        self.read(&path(kind, name)).await
+    }
+
+    /// `None` where nothing is there.
+    pub async fn read(&self, path: &str) -> Result<Option<Found>> {
+        let (status, headers, json) = self.send(Method::GET, path, None, None).await?;
         let tag = headers
             .get(ETAG)
             .and_then(|tag| tag.to_str().ok())
@@ -122,24 +158,30 @@ impl Client {
         }
     }
 
-    /// Names of all agents, which have no more to them.
-    pub async fn agents(&self) -> Result<Vec<String>> {
-        let mut names = Vec::new();
+    /// Every item of a list, whose path has a query.
+    pub async fn items(&self, list: &str) -> Result<Vec<Map<String, Value>>> {
+        let mut all = Vec::new();
         let mut next = String::new();
         loop {
-            let page = format!("{}?limit={PAGE_ITEMS}{next}", Kind::Agent.path());
-            let (_, _, json) = self.send(Method::GET, &page, None, None).await?;
-            let items = json
-                .get("items")
-                .and_then(Value::as_array)
-                .context("the agents' list is no list")?;
-            let name = |item: &Value| item.get("name").and_then(Value::as_str).map(ToOwned::to_owned);
-            names.extend(items.iter().filter_map(name));
+            let page = format!("{list}&limit={PAGE_ITEMS}{next}");
+            let (_, _, mut json) = self.send(Method::GET, &page, None, None).await?;
+            let Some(Value::Array(items)) = json.get_mut("items").map(Value::take) else {
+                bail!("GET {list}: no list: is --server the gateway's API?");
+            };
+            all.extend(items.into_iter().filter_map(|item| match item {
+                Value::Object(members) => Some(members),
+                _ => None,
+            }));
             match json.get("next").and_then(Value::as_str) {
                 Some(cursor) => next = format!("&cursor={}", encoded(cursor)),
-                None => return Ok(names),
+                None => return Ok(all),
             }
         }
+    }
+
+    /// Every resource of a kind, by name.
+    pub async fn all(&self, kind: Kind) -> Result<Vec<Map<String, Value>>> {
+        self.items(&format!("{}?sort=name", kind.path())).await
     }
 
     /// Answers what the gateway answered.
@@ -151,20 +193,25 @@ impl Client {
         Ok(json)
     }
 
-    pub async fn replace(&self, kind: Kind, name: &str, tag: Option<&str>, body: &Map<String, Value>) -> Result<()> {
-        let (status, ..) = self.send(Method::PUT, &path(kind, name), tag, Some(body)).await?;
+    pub async fn replace(&self, path: &str, tag: Option<&str>, body: &Map<String, Value>) -> Result<()> {
+        let (status, ..) = self.send(Method::PUT, path, tag, Some(body)).await?;
         if !status.is_success() {
-            bail!("{kind} {name} is no more; run apply again");
+            bail!("{path} is no more; run apply again");
         }
         Ok(())
     }
+
+    /// One that is gone already is as good as deleted.
+    pub async fn delete(&self, kind: Kind, name: &str, tag: Option<&str>) -> Result<()> {
+        self.send(Method::DELETE, &path(kind, name), tag, None).await.map(drop)
+    }
 }
 
-fn path(kind: Kind, name: &str) -> String {
+pub fn path(kind: Kind, name: &str) -> String {
     format!("{}/{}", kind.path(), encoded(name))
 }
 
-fn encoded(text: &str) -> String {
+pub fn encoded(text: &str) -> String {
     url::form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }
 

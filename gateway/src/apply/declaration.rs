@@ -1,12 +1,13 @@
 //! Declarations: what the files say shall be, checked before anything is asked of a gateway.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use hoop_api::declared;
+use hoop_store::names;
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
@@ -18,30 +19,36 @@ const FILE_MAX_BYTES: u64 = 4 << 20;
 const FILES_MAX: usize = 1_000;
 
 /// What can be declared, in the order in which it is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, clap::ValueEnum)]
 pub enum Kind {
     Agent,
     Connection,
     Rule,
+    /// Local members of a group; a group has no resource of its own.
+    Group,
 }
 
 impl Kind {
-    pub const ALL: [Self; 3] = [Self::Agent, Self::Connection, Self::Rule];
+    pub const ALL: [Self; 4] = [Self::Agent, Self::Connection, Self::Rule, Self::Group];
+    /// Those that the gateway keeps under their own names, in the order in which they can be removed.
+    pub const REMOVABLE: [Self; 3] = [Self::Rule, Self::Connection, Self::Agent];
 
     pub const fn name(self) -> &'static str {
         match self {
             Self::Agent => "agent",
             Self::Connection => "connection",
             Self::Rule => "rule",
+            Self::Group => "group",
         }
     }
 
-    /// Where the API has them.
+    /// Where the API has them; of a group, its members.
     pub const fn path(self) -> &'static str {
         match self {
             Self::Agent => "/api/agents",
             Self::Connection => "/api/connections",
             Self::Rule => "/api/access/rules",
+            Self::Group => "/api/users",
         }
     }
 }
@@ -174,7 +181,7 @@ fn declaration(node: &Node, folder: &Path, place: String) -> Result<Declaration,
     };
     let kind = body.remove("kind").unwrap_or_default();
     let Some(kind) = Kind::ALL.into_iter().find(|known| kind == known.name()) else {
-        return Err(wrong("kind", "kind must be agent, connection or rule."));
+        return Err(wrong("kind", "kind must be agent, connection, rule or group."));
     };
     let Some(name) = body.get("name").and_then(Value::as_str).map(ToOwned::to_owned) else {
         return Err(wrong("name", format!("a declared {kind} must have a name, as text.")));
@@ -192,12 +199,12 @@ fn declaration(node: &Node, folder: &Path, place: String) -> Result<Declaration,
         }
         Kind::Agent => {
             key_file = key_file_of(&mut body, folder)?;
-            if let Some(other) = body.keys().find(|key| *key != "name") {
-                return Err(wrong(
-                    other,
-                    format!("The member {other} is not known here. Remove it."),
-                ));
-            }
+            only(&body, &["name"])?;
+            body.clone()
+        }
+        Kind::Group => {
+            only(&body, &["name", "members"])?;
+            members(&body)?;
             body.clone()
         }
     };
@@ -210,6 +217,33 @@ fn declaration(node: &Node, folder: &Path, place: String) -> Result<Declaration,
         secret,
         key_file,
     })
+}
+
+fn only(body: &Map<String, Value>, known: &[&str]) -> Result<(), declared::Fault> {
+    match body.keys().find(|key| !known.contains(&key.as_str())) {
+        None => Ok(()),
+        Some(other) => Err(wrong(
+            other,
+            format!("The member {other} is not known here. Remove it."),
+        )),
+    }
+}
+
+/// User names of a declared group, as they are stored.
+///
+/// # Errors
+/// Where they are no list of names, each there once.
+pub fn members(body: &Map<String, Value>) -> Result<BTreeSet<String>, declared::Fault> {
+    let refused = || wrong("members", "members must be a list of user names, each there once.");
+    let listed = body.get("members").and_then(Value::as_array).ok_or_else(refused)?;
+    let mut members = BTreeSet::new();
+    for member in listed {
+        let name = member.as_str().and_then(|name| names::username(name).ok());
+        if !members.insert(name.ok_or_else(refused)?) {
+            return Err(refused());
+        }
+    }
+    Ok(members)
 }
 
 fn key_file_of(body: &mut Map<String, Value>, folder: &Path) -> Result<Option<PathBuf>, declared::Fault> {
@@ -262,7 +296,7 @@ mod tests {
             ),
             (
                 "\nkind: rulle\nname: a\n",
-                "dir/a.yaml:2: kind must be agent, connection or rule.",
+                "dir/a.yaml:2: kind must be agent, connection, rule or group.",
             ),
             (
                 "kind: agent\nname: a\nport: 1\n",
@@ -281,6 +315,18 @@ mod tests {
                 "dir/a.yaml:1: a declaration must be a mapping with kind and name.",
             ),
             ("kind: rule\nname: [\n", "dir/a.yaml:3:"),
+            (
+                "kind: group\nname: a\nmembers: [ada, ADA]\n",
+                "dir/a.yaml:3: members must be a list of user names, each there once.",
+            ),
+            (
+                "kind: group\nname: a\n",
+                "dir/a.yaml:1: members must be a list of user names, each there once.",
+            ),
+            (
+                "kind: rule\nname: a\ngroups: [x]\nconnections: [x]\nmanaged_by: x\n",
+                "dir/a.yaml:5: managed_by is not declared: apply sets it, with --set.",
+            ),
         ] {
             let refused = read_text(text).unwrap_err();
             assert!(refused.starts_with(expected), "{text}: {refused}");

@@ -19,6 +19,20 @@ pub enum Step<'a> {
         differences: Vec<Difference>,
         /// The secret is read and set too.
         set_secret: bool,
+        /// The set that made it; empty: none.
+        managed_by: String,
+    },
+    /// Of a group.
+    Members {
+        declared: &'a Declaration,
+        join: Vec<String>,
+        leave: Vec<String>,
+    },
+    /// Nobody declares any more what the set has made.
+    Remove {
+        kind: Kind,
+        name: String,
+        tag: Option<String>,
     },
 }
 
@@ -51,10 +65,16 @@ pub fn step(declared: &Declaration, found: Option<Found>, set_secrets: bool) -> 
     }
     (!differences.is_empty()).then_some(Step::Change {
         declared,
+        managed_by: managed_by(&found.view).to_owned(),
         tag: found.tag,
         differences,
         set_secret,
     })
+}
+
+/// The set that made a resource; empty: none.
+pub fn managed_by(view: &Map<String, Value>) -> &str {
+    view.get("managed_by").and_then(Value::as_str).unwrap_or_default()
 }
 
 /// Members that are not declared are not looked at.
@@ -85,35 +105,44 @@ fn shown(value: &Value) -> String {
 }
 
 impl Step<'_> {
-    pub const fn declared(&self) -> &Declaration {
+    /// File and line; of what no file names, what it is.
+    pub fn place(&self) -> String {
         match self {
-            Self::Create(declared) | Self::Change { declared, .. } => declared,
+            Self::Create(declared) | Self::Change { declared, .. } | Self::Members { declared, .. } => {
+                declared.place.clone()
+            }
+            Self::Remove { kind, name, .. } => format!("{kind} {name}"),
         }
     }
 }
 
 impl fmt::Display for Step<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Declaration { kind, name, .. } = self.declared();
         match self {
-            Self::Create(declared) => {
+            Self::Create(Declaration { kind, name, body, .. }) => {
                 write!(f, "+ {kind} {name}")?;
-                if *kind != Kind::Agent {
-                    for (member, value) in &declared.body {
-                        if member != "name" {
-                            write!(f, "\n    {member}: {}", shown(value))?;
-                        }
+                for (member, value) in body.iter().filter(|_| *kind != Kind::Agent) {
+                    if member != "name" {
+                        write!(f, "\n    {member}: {}", shown(value))?;
                     }
                 }
                 Ok(())
             }
-            Self::Change { differences, .. } => {
-                write!(f, "~ {kind} {name}")?;
+            Self::Change {
+                declared, differences, ..
+            } => {
+                write!(f, "~ {} {}", declared.kind, declared.name)?;
                 for Difference { member, is, shall_be } in differences {
                     write!(f, "\n    {member}: {is} -> {shall_be}")?;
                 }
                 Ok(())
             }
+            Self::Members { declared, join, leave } => {
+                write!(f, "~ group {}", declared.name)?;
+                join.iter().try_for_each(|user| write!(f, "\n    + {user}"))?;
+                leave.iter().try_for_each(|user| write!(f, "\n    - {user}"))
+            }
+            Self::Remove { kind, name, .. } => write!(f, "- {kind} {name}"),
         }
     }
 }

@@ -176,6 +176,11 @@ fn scalar(text: &str, style: ScalarStyle) -> Json {
     text.into()
 }
 
+/// Whether a plain scalar is this text, and no number, truth value or null.
+pub fn is_text(plain: &str) -> bool {
+    scalar(plain, ScalarStyle::Plain).is_string()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::change::{Change, Witness, conflict, get};
 use crate::list::{Conditions, Listed, Listing, SortKey, Window};
-use crate::names::check_label;
+use crate::names::{check_label, check_set};
 use crate::{Store, StoreError, changes};
 
 /// Longest token that is looked at.
@@ -31,6 +31,8 @@ pub struct Agent {
     pub id: Uuid,
     pub name: String,
     pub created_at: DateTime<Utc>,
+    /// The set of declarations that made it, and may remove it; empty: none.
+    pub managed_by: String,
 }
 
 /// A registered agent and its token, which is not kept: this is the only time it can be read.
@@ -59,7 +61,7 @@ struct Payload {
     token: Uuid,
 }
 
-const AGENT_COLUMNS: &str = "id, name, created_at";
+const AGENT_COLUMNS: &str = "id, name, created_at, managed_by";
 
 /// How agents can be listed.
 pub static AGENTS: Listing = Listing {
@@ -92,6 +94,7 @@ impl Agent {
             id: get(row, "id")?,
             name: get(row, "name")?,
             created_at: get(row, "created_at")?,
+            managed_by: get(row, "managed_by")?,
         })
     }
 }
@@ -100,7 +103,21 @@ impl Store {
     /// # Errors
     /// `Invalid` (name), `Conflict` where an agent has the name, `Unrecorded`, or the store is away.
     pub async fn register_agent(&self, name: &str, witness: &dyn Witness) -> Result<RegisteredAgent, StoreError> {
+        self.register_agent_of(name, "", witness).await
+    }
+
+    /// An agent that the set of declarations `managed_by` makes; empty: none does.
+    ///
+    /// # Errors
+    /// As `register_agent`, and `Invalid` (`managed_by`).
+    pub async fn register_agent_of(
+        &self,
+        name: &str,
+        managed_by: &str,
+        witness: &dyn Witness,
+    ) -> Result<RegisteredAgent, StoreError> {
         check_label("name", name)?;
+        check_set(managed_by)?;
         let installation = self.installation();
         let (id, token_id) = (Uuid::now_v7(), Uuid::new_v4());
         let payload = Payload {
@@ -115,14 +132,24 @@ impl Store {
 
         let mut client = self.client().await?;
         let change = Change::begin(&mut client, "registering an agent").await?;
-        let sql = format!("insert into agents (id, name, token_id) values ($1, $2, $3) returning {AGENT_COLUMNS}");
+        let sql = format!(
+            "insert into agents (id, name, token_id, managed_by) values ($1, $2, $3, $4) returning {AGENT_COLUMNS}"
+        );
         let row = change
-            .query_opt(&sql, &[(&id, Type::UUID), (&name, Type::TEXT), (&token_id, Type::UUID)])
+            .query_opt(
+                &sql,
+                &[
+                    (&id, Type::UUID),
+                    (&name, Type::TEXT),
+                    (&token_id, Type::UUID),
+                    (&managed_by, Type::TEXT),
+                ],
+            )
             .await
             .map_err(|e| conflict(e, || format!("agent {name}")))?
             .ok_or_else(|| unknown(name))?;
         let agent = Agent::from_row(&row)?;
-        let after = json!({"id": id, "name": name, "token": token_id});
+        let after = json!({"id": id, "name": name, "token": token_id, "managed_by": managed_by});
         change
             .commit(
                 witness,

@@ -20,6 +20,9 @@ const CHANGES_AT_ONCE: usize = 2;
 /// Longest wait for a record, in milliseconds.
 const RECORD_TIMEOUT_MS: u64 = 10_000;
 
+/// "hoop" in ASCII, then 5: held from a version of the policy until it is committed.
+const POLICY_LOCK: i64 = 114_827_820_269_573;
+
 static CHANGES: Semaphore = Semaphore::const_new(CHANGES_AT_ONCE);
 
 /// Keeps the record of administrative changes (who, what, before and after; never a secret).
@@ -48,8 +51,10 @@ impl Store {
         sql: &str,
         params: Params<'_>,
     ) -> Result<Vec<Row>, StoreError> {
-        self.client()
-            .await?
+        let client = self.client().await?;
+        #[cfg(test)]
+        crate::plans::note(&client, sql, params).await;
+        client
             .query_typed(sql, params)
             .await
             .map_err(StoreError::query(operation))
@@ -155,13 +160,17 @@ pub(crate) fn check_version(
     }
 }
 
-/// One more numbered version of the policy. `settings` `None`: deleted.
+/// One more numbered version of the policy. `settings` `None`: deleted. Versions become visible in their order: changes of
+/// the policy wait for each other until they are committed, so no reader sees n + 1 before n.
 pub(crate) async fn policy_change(
     change: &Change<'_>,
     kind: &str,
     subject: &str,
     settings: Option<&Value>,
 ) -> Result<i64, StoreError> {
+    change
+        .query("select pg_advisory_xact_lock($1)", &[(&POLICY_LOCK, Type::INT8)])
+        .await?;
     let row = change
         .query_opt(
             "insert into policy_versions (kind, subject, settings) values ($1, $2, $3) returning version",

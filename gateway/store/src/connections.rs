@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::Deref;
 
 use chrono::{DateTime, Utc};
-use hoop_access::Object;
+use hoop_access::{Object, Reach};
 use serde_json::{Value, json};
 use tokio_postgres::Row;
 use tokio_postgres::types::Type;
@@ -18,6 +18,7 @@ use crate::names::check_label;
 use crate::names::invalid;
 pub use crate::settings::{AuditMode, Record, Settings, StoreAway, TargetTls};
 use crate::settings::{SECRET_MAX_BYTES, check_reference};
+use crate::within::Within;
 use crate::{Store, StoreError, changes};
 
 #[derive(Debug, Clone, PartialEq)]
@@ -307,7 +308,7 @@ impl Store {
         rows.iter().map(Connection::from_row).collect()
     }
 
-    /// A page of the connections that `keep` keeps.
+    /// A page of the connections that `keep` keeps. It keeps none beyond `reach`, where there is one.
     ///
     /// # Errors
     /// Where the store is away.
@@ -315,8 +316,10 @@ impl Store {
         &self,
         filter: &ConnectionFilter,
         window: &Window,
+        reach: Option<&Reach>,
         keep: impl Fn(&Connection) -> bool,
     ) -> Result<Listed<Connection>, StoreError> {
+        let within = reach.filter(|reach| !reach.is_everything()).map(Within::new);
         let text = filter.q.as_ref().map(|q| q.to_lowercase());
         let conditions = Conditions::default()
             .when(
@@ -332,6 +335,10 @@ impl Store {
                 Type::TEXT,
                 "strpos(c.name, $?) > 0 or strpos(lower(c.settings ->> 'description'), $?) > 0",
             );
+        let conditions = match &within {
+            Some(within) => within.narrow(conditions),
+            None => conditions,
+        };
         let (listing, read) = (&CONNECTIONS, Connection::from_row);
         self.list_kept("listing connections", listing, &conditions, window, read, keep)
             .await

@@ -100,8 +100,12 @@ pub struct CredentialRecord {
 const STATE: &str = "case when k.revoked_at is not null or c.deleted_at is not null or u.deleted_at is not null \
      or not u.active then 'revoked' when k.expires_at <= now() then 'expired' else 'active' end as k_state";
 /// `STATE`, as conditions.
-const REVOKED: &str =
-    "k.revoked_at is not null or c.deleted_at is not null or u.deleted_at is not null or not u.active";
+/// By what revokes, of which there is little, so that not every credential is looked at.
+const REVOKED: &str = "k.id = any (array(select id from credentials where revoked_at is not null \
+     union all select of.id from connections gone join credentials of on of.connection_id = gone.id \
+     where gone.deleted_at is not null \
+     union all select of.id from users gone join credentials of on of.user_id = gone.id \
+     where gone.deleted_at is not null or not gone.active))";
 const EXPIRED: &str = "k.revoked_at is null and c.deleted_at is null and u.deleted_at is null and u.active \
      and k.expires_at <= now()";
 const ACTIVE: &str = "k.revoked_at is null and c.deleted_at is null and u.deleted_at is null and u.active \

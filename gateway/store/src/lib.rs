@@ -27,6 +27,8 @@ pub mod names;
 mod opaque;
 pub mod personal_tokens;
 pub mod places;
+#[cfg(test)]
+mod plans;
 pub mod pool;
 mod random;
 pub mod refreshes;
@@ -49,6 +51,7 @@ pub mod testing;
 mod tls;
 pub mod tokens;
 pub mod users;
+mod within;
 pub mod writer_log;
 
 use thiserror::Error;

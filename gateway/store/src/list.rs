@@ -223,6 +223,17 @@ impl<'v> Conditions<'v> {
         self
     }
 
+    /// `condition`, in which each `$?` stands for the next of `values`.
+    pub(crate) fn with(mut self, values: &[(&'v (dyn ToSql + Sync), Type)], condition: &'static str) -> Self {
+        let mut text = condition.to_owned();
+        for (value, kind) in values {
+            let number = self.bind((*value, kind.clone()));
+            text = text.replacen(VALUE, &number, 1);
+        }
+        self.and(&text);
+        self
+    }
+
     fn and(&mut self, condition: &str) {
         self.text.push_str(" and (");
         self.text.push_str(condition);

@@ -24,6 +24,17 @@ pub fn check_label(field: &'static str, name: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Checks the name of a set of declarations: a label, or empty.
+///
+/// # Errors
+/// `StoreError::Invalid` naming `managed_by`.
+pub fn check_set(name: &str) -> Result<(), StoreError> {
+    if name.is_empty() {
+        return Ok(());
+    }
+    check_label("managed_by", name)
+}
+
 /// A user name as it is stored: lower case.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::change::{Change, Witness, check_version, conflict, get, policy_change};
 use crate::list::{Conditions, Listed, Listing, SortKey, Window};
-use crate::names::{check_label, invalid};
+use crate::names::{check_label, check_set, invalid};
 use crate::{Store, StoreError, changes};
 
 /// Most rules of an installation: every replica holds them all.
@@ -127,6 +127,24 @@ impl Store {
         let rules = rules.collect::<Result<Vec<_>, _>>()?;
         self.known_rules().put(RuleSet::new(rules, version));
         Ok(self.rules())
+    }
+
+    /// The rules as they are stored now, whether this process has heard of the last change or not. They are read only
+    /// where there is a newer one.
+    ///
+    /// # Errors
+    /// Where the store is away, or a rule cannot be read.
+    pub async fn current_rules(&self) -> Result<Arc<RuleSet>, StoreError> {
+        let known = self.rules();
+        let sql =
+            "select exists (select from policy_versions where version > $1 and starts_with(kind, 'rule.')) as newer";
+        let row = self
+            .read_opt("asking for newer rules", sql, &[(&known.version(), Type::INT8)])
+            .await?;
+        match row.as_ref().map_or(Ok(true), |row| get(row, "newer"))? {
+            true => self.refresh_rules().await,
+            false => Ok(known),
+        }
     }
 
     /// A change that this process made itself is known to it at once. The change stands whether it can be read again now
@@ -302,6 +320,7 @@ fn unknown(name: &str) -> StoreError {
 }
 
 fn check(spec: &RuleSpec) -> Result<(), StoreError> {
+    check_set(&spec.managed_by)?;
     spec.check().map_err(|fault| invalid(fault.field, fault.problem))
 }
 

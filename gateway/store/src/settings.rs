@@ -6,7 +6,7 @@ use hoop_access::{MODES, Mode};
 use serde::{Deserialize, Serialize};
 
 use crate::StoreError;
-use crate::names::{self, check_label, invalid};
+use crate::names::{self, check_label, check_set, invalid};
 
 /// Protocols of this release.
 pub const PROTOCOLS: [&str; 1] = ["postgres"];
@@ -164,6 +164,9 @@ pub struct Settings {
     pub allow_members: bool,
     pub description: String,
     pub tags: Vec<String>,
+    /// The set of declarations that made it, and may remove it; empty: none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub managed_by: String,
 }
 
 impl Default for Settings {
@@ -192,6 +195,7 @@ impl Default for Settings {
             allow_members: false,
             description: String::new(),
             tags: Vec::new(),
+            managed_by: String::new(),
         }
     }
 }
@@ -234,6 +238,7 @@ impl Settings {
         }
         self.check_tls()?;
         self.check_limits()?;
+        check_set(&self.managed_by)?;
         check_text("description", &self.description, DESCRIPTION_MAX_BYTES)?;
         if self.tags.len() > TAGS_MAX {
             return Err(invalid("tags", format!("must be at most {TAGS_MAX}")));

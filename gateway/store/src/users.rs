@@ -85,6 +85,8 @@ pub struct UserFilter {
     pub active: Option<bool>,
     /// Service accounts, or people.
     pub service: Option<bool>,
+    /// Whose groups an identity provider tells, or whose are given here.
+    pub provider_groups: Option<bool>,
     /// In the name or the e-mail address.
     pub q: Option<String>,
 }
@@ -440,6 +442,11 @@ impl Store {
             .when(filter.group.as_ref(), Type::TEXT, "u.groups @> array[$?]")
             .either(filter.active, "u.active", "not u.active")
             .either(filter.service, "u.service", "not u.service")
+            .either(
+                filter.provider_groups,
+                "exists (select from identities i where i.user_id = u.id and i.groups is not null)",
+                "not exists (select from identities i where i.user_id = u.id and i.groups is not null)",
+            )
             .when(
                 text.as_ref(),
                 Type::TEXT,

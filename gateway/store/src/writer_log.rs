@@ -144,14 +144,19 @@ impl<'a> Query<'a> {
         match &filter.kinds {
             Kinds::Administrative => query.sql.push_str(" and strpos(kind, '.') > 0"),
             Kinds::One(kind) => {
-                query.and("kind = $", kind, Type::TEXT);
+                query.and("kind collate \"C\" = $", kind, Type::TEXT);
                 if kind.contains('.') {
                     query.sql.push_str(" and strpos(kind, '.') > 0");
                 }
             }
             Kinds::Beginning(start) if start.is_empty() => {}
             Kinds::Beginning(start) => {
-                query.and("starts_with(kind, $)", start, Type::TEXT);
+                // kinds are ASCII, of which ~ is beyond what they are written with
+                query.and(
+                    "kind collate \"C\" >= $ and kind collate \"C\" < $ || '~'",
+                    start,
+                    Type::TEXT,
+                );
                 if start.contains('.') {
                     query.sql.push_str(" and strpos(kind, '.') > 0");
                 }

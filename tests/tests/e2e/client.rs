@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Where somebody is signed in, and with which token.
-type Account<'a> = (&'a str, &'a str);
+pub type Account<'a> = (&'a str, &'a str);
 
 /// `hoop` with a home of its own, and a token where one is given.
-fn hoop(home: &Path, server: Option<Account>, arguments: &[&str]) -> Result<Command> {
+pub fn hoop(home: &Path, server: Option<Account>, arguments: &[&str]) -> Result<Command> {
     let mut command = Command::new(binaries::client()?);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();

@@ -5,6 +5,7 @@ mod certificates;
 mod changes;
 mod checkpoints;
 mod client;
+mod client_sign_in;
 mod configuration;
 mod connections;
 mod cores;

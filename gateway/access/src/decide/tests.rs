@@ -316,6 +316,30 @@ fn spec() -> impl Strategy<Value = RuleSpec> {
 }
 
 proptest! {
+    /// What may be used is within the reach, so that a list narrowed to it misses nothing.
+    #[test]
+    fn whatever_is_allowed_is_within_reach(
+        specs in prop::collection::vec(spec(), 0..12), group in "[abc]", name in "[xyz]", open in any::<bool>(),
+        role in prop::sample::select(vec![Role::Admin, Role::Auditor, Role::Member]),
+    ) {
+        let rules = specs.into_iter().enumerate().map(|(number, spec)| rule(&format!("r{number}"), spec));
+        let rules = RuleSet::new(rules.collect(), 1);
+        let (groups, tags, modes) = ([group], ["a".to_owned()], MODES.into());
+        let subject = Subject { username: "ada", role, groups: &groups, active: true };
+        let object = Object { name: &name, tags: &tags, modes: &modes, open_to_members: open, deleted: false };
+        let reach = rules.reach(&subject);
+        let within = reach.names.contains(&name)
+            || reach.beginnings.iter().any(|beginning| name.starts_with(beginning))
+            || tags.iter().any(|tag| reach.tags.contains(tag))
+            || (open && reach.open_to_members);
+        let ever = |mode| Circumstances { mode, using: None };
+        let allowed = MODES.iter().any(|mode| rules.decide(&subject, &object, &ever(*mode)).is_allowed());
+        prop_assert!(within || !allowed);
+        prop_assert!(!reach.is_everything() || within);
+        let nobody = rules.reach(&Subject { active: false, ..subject });
+        prop_assert_eq!(nobody, crate::Reach::default());
+    }
+
     /// The index and the plain reading of each rule agree: something is allowed exactly where a rule has no obstacle.
     #[test]
     fn a_decision_and_its_explanation_agree(specs in prop::collection::vec(spec(), 0..12), group in "[abc]", name in "[xyz]") {

@@ -8,6 +8,7 @@
 mod cases;
 mod control;
 mod lanes;
+mod lists;
 mod memory;
 mod report;
 mod wan;

@@ -15,7 +15,7 @@ use super::saml::saml_table;
 use super::{Site, oidc_table};
 
 /// A gateway at an address that a real browser reaches.
-async fn reachable(public: String, config: String) -> Result<Site> {
+pub async fn reachable(public: String, config: String) -> Result<Site> {
     let listen = public.trim_start_matches("http://").to_owned();
     let hoop = Hoop::with(Options {
         gateway_env: vec![

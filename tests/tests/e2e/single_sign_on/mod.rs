@@ -1,6 +1,6 @@
 //! Signing in at providers outside, and from a command line: real gateways, real providers, a browser with cookies.
 
-mod chromium;
+pub mod chromium;
 mod command_line;
 mod openid;
 mod openid_lies;
@@ -17,9 +17,9 @@ use hoop_tests::record::text;
 use serde_json::{Value, json};
 
 /// Gateways behind one public address that leads nowhere: the test's browsers go to the replica that they are told.
-struct Site {
+pub struct Site {
     hoop: Hoop,
-    public: String,
+    pub public: String,
 }
 
 impl Site {
@@ -51,7 +51,7 @@ impl Site {
         Ok(())
     }
 
-    fn at(&self, path: &str) -> String {
+    pub fn at(&self, path: &str) -> String {
         format!("{}{path}", self.public)
     }
 
@@ -134,7 +134,7 @@ impl Corp {
     }
 }
 
-fn oidc_table(files: &tempfile::TempDir, issuer: &str, more: &str) -> Result<String> {
+pub fn oidc_table(files: &tempfile::TempDir, issuer: &str, more: &str) -> Result<String> {
     let secret = files.path().join("client-secret");
     fs::write(&secret, format!("{CLIENT_SECRET}\n"))?;
     Ok(format!(
