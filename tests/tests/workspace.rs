@@ -14,6 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("hoop-store", &["hoop-proto", "hoop-actors", "hoop-access"]),
     ("hoop-evidence", &["hoop-proto", "hoop-actors", "hoop-store"]),
     ("hoop-auth", &[]),
+    ("hoop-sql", &[]),
     (
         "hoop-api",
         &["hoop-proto", "hoop-actors", "hoop-access", "hoop-store", "hoop-auth"],
@@ -32,7 +33,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("hoop-agent", &["hoop-proto", "hoop-actors"]),
     ("hoop-client", &[]),
-    ("hoop-tests", &["hoop-proto", "hoop-actors", "hoop-access"]),
+    ("hoop-tests", &["hoop-proto", "hoop-actors", "hoop-access", "hoop-sql"]),
 ];
 
 /// What a crate below must never see: sockets, clocks and frameworks have no place in a codec, SQL and HTTP none in the
@@ -46,6 +47,7 @@ const NEVER: &[(&str, &[&str])] = &[
         "hoop-actors",
         &["actix-web", "tokio-postgres", "deadpool-postgres", "utoipa"],
     ),
+    ("hoop-sql", &["tokio", "actix", "actix-web", "tokio-postgres", "rustls", "chrono"]),
     ("hoop-client", &["actix", "actix-web", "tokio-postgres", "tonic"]),
     ("hoop-agent", &["actix-web", "tokio-postgres", "deadpool-postgres"]),
 ];
