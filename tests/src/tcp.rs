@@ -123,12 +123,21 @@ pub async fn relay(listener: TcpListener, target: SocketAddr) -> Result<()> {
     }
 }
 
-/// Relays on a bound port for ever, each byte `delay` later in either direction: a long line, as far as the two ends'
-/// own flow control is concerned (TCP's own windows see two short ones).
+/// A long line between two places.
+#[derive(Debug, Clone, Copy)]
+pub struct LongLine {
+    /// So much later each byte arrives, in either direction.
+    pub delay: Duration,
+    /// What it carries in either direction; `None`: whatever comes.
+    pub bytes_per_second: Option<u64>,
+}
+
+/// Relays on a bound port for ever over a long line, as far as the two ends' own flow control is concerned (TCP's own
+/// windows see two short ones).
 ///
 /// # Errors
 /// Where accepting fails.
-pub async fn long_line(listener: TcpListener, target: SocketAddr, delay: Duration) -> Result<()> {
+pub async fn long_line(listener: TcpListener, target: SocketAddr, line: LongLine) -> Result<()> {
     loop {
         let (client, _) = listener.accept().await?;
         tokio::spawn(async move {
@@ -138,17 +147,14 @@ pub async fn long_line(listener: TcpListener, target: SocketAddr, delay: Duratio
             let _ = (client.set_nodelay(true), server.set_nodelay(true));
             let (from_client, to_client) = client.into_split();
             let (from_server, to_server) = server.into_split();
-            tokio::join!(
-                later(from_client, to_server, delay),
-                later(from_server, to_client, delay)
-            );
+            tokio::join!(later(from_client, to_server, line), later(from_server, to_client, line));
         });
     }
 }
 
 /// One direction of a long line.
-async fn later(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
-    let (line, mut end) = tokio::sync::mpsc::channel::<(Instant, Bytes)>(LINE_CHUNKS);
+async fn later(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, line: LongLine) {
+    let (begin, mut end) = tokio::sync::mpsc::channel::<(Instant, Bytes)>(LINE_CHUNKS);
     let read = async move {
         loop {
             let mut chunk = BytesMut::with_capacity(RELAY_BUFFER_BYTES);
@@ -156,14 +162,18 @@ async fn later(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration)
                 Ok(0) | Err(_) => return,
                 Ok(_) => {}
             }
-            if line.send((Instant::now() + delay, chunk.freeze())).await.is_err() {
+            if begin.send((Instant::now() + line.delay, chunk.freeze())).await.is_err() {
                 return;
             }
         }
     };
     let write = async move {
+        let mut free = Instant::now();
         while let Some((due, chunk)) = end.recv().await {
-            tokio::time::sleep_until(due).await;
+            tokio::time::sleep_until(due.max(free)).await;
+            if let Some(rate) = line.bytes_per_second {
+                free = due.max(free) + Duration::from_nanos(chunk.len() as u64 * 1_000_000_000 / rate.max(1));
+            }
             if to.write_all(&chunk).await.is_err() {
                 return;
             }

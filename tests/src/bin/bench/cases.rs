@@ -20,6 +20,12 @@ const CONNECTS: usize = 30;
 const BYTES_A_MEGABYTE: f64 = 1_000_000.0;
 
 /// One line of the table.
+/// A long line between gateway and agent.
+#[derive(Debug, Clone, Copy)]
+pub struct Wan {
+    pub bytes_per_second: Option<u64>,
+}
+
 #[derive(Debug, Clone, Copy)]
 pub struct Case {
     pub name: &'static str,
@@ -32,7 +38,7 @@ pub struct Case {
     /// Needs table `wide`.
     pub wide: bool,
     /// Measured with a delay between gateway and agent.
-    pub wan: bool,
+    pub wan: Option<Wan>,
     pub note: &'static str,
 }
 
@@ -66,7 +72,7 @@ const fn case(name: &'static str, unit: &'static str, kind: Kind, says: &'static
         tls: false,
         variant: "",
         wide,
-        wan: false,
+        wan: None,
         note: "",
     }
 }
@@ -83,8 +89,8 @@ const fn variant(mut case: Case, name: &'static str, variant: &'static str) -> C
     case
 }
 
-const fn wan(mut case: Case, note: &'static str) -> Case {
-    case.wan = true;
+const fn wan(mut case: Case, bytes_per_second: Option<u64>, note: &'static str) -> Case {
+    case.wan = Some(Wan { bytes_per_second });
     case.note = note;
     case
 }
@@ -191,7 +197,18 @@ pub const CASES: &[Case] = &[
             Kind::CopyOut,
             "COPY with 50 ms of delay between gateway and agent",
         ),
+        None,
         "50 ms a round trip between the hops; direct has it too",
+    ),
+    wan(
+        case(
+            "wan_50ms_60mb_copy_out",
+            "MB/s",
+            Kind::CopyOut,
+            "the same over a line that carries 60 MB/s, which leaves the processors time",
+        ),
+        Some(60_000_000),
+        "a line of 60 MB/s and 50 ms a round trip, made in user space",
     ),
 ];
 

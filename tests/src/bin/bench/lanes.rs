@@ -12,6 +12,7 @@ use hoop_tests::cluster::{APP, Cluster, Make, free_port, scratch};
 use hoop_tests::hoop::{CONNECTION, Hoop, Options, StoreKind};
 use hoop_tests::pgbouncer::{Account, Pgbouncer};
 use hoop_tests::process::{Process, eventually, run};
+use hoop_tests::tcp::LongLine;
 use serde_json::json;
 
 use crate::cases::Case;
@@ -259,7 +260,7 @@ pub fn spawn_relay(
     listen: SocketAddr,
     target: SocketAddr,
     prefix: &[String],
-    delay_ms: Option<u64>,
+    line: Option<LongLine>,
 ) -> Result<Process> {
     let program = binaries::relay()?;
     let mut command = match prefix.split_first() {
@@ -273,7 +274,8 @@ pub fn spawn_relay(
     command
         .arg(listen.to_string())
         .arg(target.to_string())
-        .args(delay_ms.map(|ms| ms.to_string()));
+        .args(line.map(|line| line.delay.as_millis().to_string()))
+        .args(line.and_then(|line| line.bytes_per_second).map(|rate| rate.to_string()));
     Process::spawn(
         "hoop-relay",
         command,

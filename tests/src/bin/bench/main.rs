@@ -111,8 +111,8 @@ async fn measure(arguments: &Arguments) -> Result<()> {
 }
 
 async fn rounds(case: &Case, wanted: &[Lane], lanes: &Lanes, arguments: &Arguments, row: &mut Row) -> Result<()> {
-    if case.wan {
-        return wan::run(lanes, arguments, row).await;
+    if let Some(wan) = case.wan {
+        return wan::run(lanes, arguments, wan.bytes_per_second, row).await;
     }
     for _ in 0..arguments.rounds.max(1) {
         for lane in wanted {

@@ -10,6 +10,7 @@ use hoop_tests::clients::Login;
 use hoop_tests::cluster::{APP, free_port};
 use hoop_tests::hoop::{Agent, Hoop, Options, StoreKind};
 use hoop_tests::process::{Process, Said, eventually};
+use hoop_tests::tcp::LongLine;
 use serde_json::json;
 
 use crate::Arguments;
@@ -24,7 +25,7 @@ const DELAY: &str = "25ms";
 /// What netem may hold: a gigabit for a second.
 const NETEM_PACKETS: &str = "100000";
 /// The same, where the delay is made in user space.
-const LINE_DELAY_MS: u64 = 25;
+const LINE_DELAY: Duration = Duration::from_millis(25);
 const BYTES_A_MEGABYTE: f64 = 1_000_000.0;
 /// A listener in the namespace cannot be asked for a free port from outside.
 const NEAR_RELAY_PORT: u16 = 15_500;
@@ -83,14 +84,17 @@ fn succeed(command: &mut Command) -> Result<()> {
 ///
 /// # Errors
 /// Where a run fails.
-pub async fn run(lanes: &Lanes, arguments: &Arguments, row: &mut Row) -> Result<()> {
+pub async fn run(lanes: &Lanes, arguments: &Arguments, rate: Option<u64>, row: &mut Row) -> Result<()> {
+    if rate.is_some() {
+        return long_lines(lanes, arguments, rate, row).await;
+    }
     let namespace = match Namespace::new() {
         Ok(namespace) => namespace,
         Err(why) => {
             row.note =
                 format!("no netem here ({why:#}): a long line in user space, so TCP's own windows are not tested")
                     .replace('\n', " ");
-            return long_lines(lanes, arguments, row).await;
+            return long_lines(lanes, arguments, None, row).await;
         }
     };
     let prefix = namespace.prefix();
@@ -128,13 +132,17 @@ pub async fn run(lanes: &Lanes, arguments: &Arguments, row: &mut Row) -> Result<
     transfer(lanes, arguments, row, &ways).await
 }
 
-/// The delay made in user space, between the hops of each lane.
-async fn long_lines(lanes: &Lanes, arguments: &Arguments, row: &mut Row) -> Result<()> {
+/// The delay made in user space, between the hops of each lane, and a line that carries `rate` bytes a second.
+async fn long_lines(lanes: &Lanes, arguments: &Arguments, rate: Option<u64>, row: &mut Row) -> Result<()> {
+    let long = LongLine {
+        delay: LINE_DELAY,
+        bytes_per_second: rate,
+    };
     let local = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
     let line = |number: usize, to: u16| -> Result<(Process, u16)> {
         let port = free_port()?;
         Ok((
-            spawn_relay(lanes.folder(), number, local(port), local(to), &[], Some(LINE_DELAY_MS))?,
+            spawn_relay(lanes.folder(), number, local(port), local(to), &[], Some(long))?,
             port,
         ))
     };
