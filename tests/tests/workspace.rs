@@ -47,7 +47,10 @@ const NEVER: &[(&str, &[&str])] = &[
         "hoop-actors",
         &["actix-web", "tokio-postgres", "deadpool-postgres", "utoipa"],
     ),
-    ("hoop-sql", &["tokio", "actix", "actix-web", "tokio-postgres", "rustls", "chrono"]),
+    (
+        "hoop-sql",
+        &["tokio", "actix", "actix-web", "tokio-postgres", "rustls", "chrono"],
+    ),
     ("hoop-client", &["actix", "actix-web", "tokio-postgres", "tonic"]),
     ("hoop-agent", &["actix-web", "tokio-postgres", "deadpool-postgres"]),
 ];

@@ -3,3 +3,4 @@
 pub mod link;
 pub mod postgres;
 pub mod proxy;
+pub mod sql;

@@ -13,6 +13,7 @@ mod crashes;
 mod door;
 mod drivers;
 mod evidence;
+mod grammar;
 mod hostile;
 mod hostile_agent;
 mod import;
