@@ -209,7 +209,7 @@ impl Walk {
         } = merge;
         self.kind(Kind::Merge);
         let scoped = self.with(with_clause.as_ref());
-        self.from_node(source_relation.as_deref());
+        self.source(source_relation.as_deref());
         self.expression(join_condition.as_deref());
         // Its conditions read the target.
         self.relation(relation.as_ref(), Access::Read);
@@ -331,16 +331,16 @@ impl Walk {
 
     fn from(&mut self, items: &[Node]) {
         for item in items {
-            self.from_node(Some(item));
+            self.source(Some(item));
         }
     }
 
-    fn from_node(&mut self, item: Option<&Node>) {
+    fn source(&mut self, item: Option<&Node>) {
         let Some(item) = item.and_then(|item| item.node.as_ref()) else {
             return;
         };
         match item {
-            NodeEnum::RangeVar(relation) => self.from_relation(relation),
+            NodeEnum::RangeVar(relation) => self.read_relation(relation),
             NodeEnum::RangeSubselect(sub) => {
                 let RangeSubselect {
                     lateral: _,
@@ -350,7 +350,7 @@ impl Walk {
                 self.any_statement(subquery.as_deref());
             }
             NodeEnum::JoinExpr(join) => self.join(join),
-            NodeEnum::RangeFunction(function) => self.from_function(function),
+            NodeEnum::RangeFunction(function) => self.source_function(function),
             NodeEnum::RangeTableSample(sample) => {
                 let RangeTableSample {
                     relation,
@@ -359,7 +359,7 @@ impl Walk {
                     repeatable,
                     location: _,
                 } = &**sample;
-                self.from_node(relation.as_deref());
+                self.source(relation.as_deref());
                 self.found.functions.extend(name_of(method));
                 self.expressions(args);
                 self.expression(repeatable.as_deref());
@@ -382,8 +382,8 @@ impl Walk {
             alias: _,
             rtindex: _,
         } = join;
-        self.from_node(larg.as_deref());
-        self.from_node(rarg.as_deref());
+        self.source(larg.as_deref());
+        self.source(rarg.as_deref());
         if *is_natural {
             // Compares whatever columns have the same name.
             self.column(Vec::new(), None);
@@ -395,7 +395,7 @@ impl Walk {
     }
 
     /// `FROM f(…)`, `ROWS FROM (…)`: each a list of the call and its column definitions.
-    fn from_function(&mut self, function: &RangeFunction) {
+    fn source_function(&mut self, function: &RangeFunction) {
         let RangeFunction {
             lateral: _,
             ordinality: _,

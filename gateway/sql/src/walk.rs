@@ -91,7 +91,7 @@ impl Walk {
     }
 
     /// A relation in a `FROM`: read, unless its name is that of a common table expression.
-    pub(crate) fn from_relation(&mut self, relation: &RangeVar) {
+    pub(crate) fn read_relation(&mut self, relation: &RangeVar) {
         let plain = relation.schemaname.is_empty() && relation.catalogname.is_empty();
         if plain && self.scopes.iter().flatten().any(|name| *name == relation.relname) {
             return;
