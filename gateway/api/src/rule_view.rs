@@ -173,6 +173,8 @@ pub struct Rule {
     pub schedule: Option<Schedule>,
     pub networks: BTreeSet<String>,
     pub max_credential_s: u32,
+    /// The set of declarations that made it, and may remove it; empty: none.
+    pub managed_by: String,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
 }
