@@ -49,8 +49,8 @@ const SOURCES: [&str; 20] = [
     "with w as materialized (select * from u) select a from w",
     "with u as materialized (select * from s.t) select a from u",
     "with recursive w(a) as (select a from u union select w.a + 1 from w, p where p.a = w.a) select a from w",
-    "select max(x.a) over (partition by x.b) from (select * from u order by c limit 3) x",
-    "select count(*)::int from u group by b having max(c) > (select min(a) from s.t)",
+    "select max(x.a) over (partition by x.b) as a from (select * from u order by c limit 3) x",
+    "select count(*)::int as a from u group by b having max(c) > (select min(a) from s.t)",
     "select l.a from t, lateral (select u.a from u where u.c = t.c) l",
 ];
 
@@ -168,21 +168,26 @@ async fn what_is_read_from_a_text_is_what_postgresql_plans_for_it_simple_and_pre
     let client = cluster.superuser(APP).await?;
     client.batch_execute(SCHEMA).await?;
     let mut compared = 0;
+    let mut apart = Vec::new();
     for place in PLACES {
         for source in SOURCES {
             let statement = place.replace("{}", source);
-            let found = read(&statement).with_context(|| statement.clone())?;
-            let planned = explained(&client, &statement).await?;
-            ensure!(found == planned, "{statement}\nread    {found:?}\nplanned {planned:?}");
             let prepare = format!("prepare x as {statement}");
-            client.batch_execute(&prepare).await?;
-            let found = read(&prepare)?;
-            let planned = explained(&client, "execute x").await?;
-            ensure!(found == planned, "{prepare}\nread    {found:?}\nplanned {planned:?}");
+            for (text, run) in [(&statement, statement.as_str()), (&prepare, "execute x")] {
+                if run != statement {
+                    client.batch_execute(&prepare).await?;
+                }
+                let found = read(text).with_context(|| text.clone())?;
+                let planned = explained(&client, run).await?;
+                if found != planned {
+                    apart.push(format!("{text}\n    read    {found:?}\n    planned {planned:?}"));
+                }
+                compared += 1;
+            }
             client.batch_execute("deallocate x").await?;
-            compared += 2;
         }
     }
+    ensure!(apart.is_empty(), "{} of {compared}:\n{}", apart.len(), apart.join("\n"));
     ensure!(compared >= 1_000, "{compared} statements");
     Ok(())
 }
