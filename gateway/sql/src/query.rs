@@ -214,8 +214,13 @@ impl Walk {
         // Its conditions read the target.
         self.relation(relation.as_ref(), Access::Read);
         for clause in merge_when_clauses {
-            let Some(NodeEnum::MergeWhenClause(clause)) = &clause.node else {
-                continue;
+            let clause = match &clause.node {
+                Some(NodeEnum::MergeWhenClause(clause)) => clause,
+                Some(other) => {
+                    self.unknown(other);
+                    continue;
+                }
+                None => continue,
             };
             let MergeWhenClause {
                 match_kind: _,
@@ -283,13 +288,14 @@ impl Walk {
         else {
             return false;
         };
-        let expressions: Vec<&CommonTableExpr> = ctes
-            .iter()
-            .filter_map(|node| match &node.node {
-                Some(NodeEnum::CommonTableExpr(cte)) => Some(&**cte),
-                _ => None,
-            })
-            .collect();
+        let mut expressions: Vec<&CommonTableExpr> = Vec::new();
+        for node in ctes {
+            match &node.node {
+                Some(NodeEnum::CommonTableExpr(cte)) => expressions.push(cte),
+                Some(other) => self.unknown(other),
+                None => {}
+            }
+        }
         // With RECURSIVE each sees all, itself included; without, those before it.
         let all = || expressions.iter().map(|cte| cte.ctename.clone()).collect();
         self.scopes.push(if *recursive { all() } else { Vec::new() });

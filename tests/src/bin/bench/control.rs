@@ -18,6 +18,15 @@ use uuid::Uuid;
 
 use crate::lists;
 
+/// Limits that are not what is measured, and the most that they may be.
+const RATES: [&str; 4] = [
+    "HOOP_ADDRESS_REQUESTS_PER_S",
+    "HOOP_ADDRESS_REQUESTS_BURST",
+    "HOOP_ACCOUNT_REQUESTS_PER_S",
+    "HOOP_ACCOUNT_REQUESTS_BURST",
+];
+const RATE: &str = "1000000";
+
 const USERS: usize = 50_000;
 const CONNECTIONS: usize = 5_000;
 const RULES: usize = 5_000;
@@ -214,6 +223,8 @@ pub async fn measure(out: Option<&Path>) -> Result<()> {
         store: StoreKind::Own,
         store_make: Make::default(),
         agents: 0,
+        // One account asks, as fast as it is answered.
+        gateway_env: RATES.map(|name| (name.to_owned(), RATE.to_owned())).to_vec(),
         ..Options::default()
     })
     .await?;
